@@ -42,6 +42,15 @@ CMD ["up"]
 FROM base AS prebuilt
 COPY target/image/weft /usr/local/bin/weft
 
+# The web console, which the binary embeds.
+FROM node:20-bookworm-slim AS console
+WORKDIR /src/console
+COPY console/package.json console/package-lock.json ./
+RUN npm ci --no-audit --no-fund
+COPY proto/proto /src/proto/proto
+COPY console .
+RUN npm run build
+
 # The manifests alone, so that the layer of the dependencies is kept until one of them changes.
 FROM rust:1.95-bookworm AS manifests
 WORKDIR /src
@@ -57,6 +66,7 @@ RUN for crate in */; do mkdir -p "$crate/src" && touch "$crate/src/lib.rs" && ec
     cargo build --release --locked --bin weft && \
     rm -r */src nats/tests proto/build.rs
 COPY . .
+COPY --from=console /src/console/dist console/dist
 # Cargo goes by times, and what is copied may be older than the empty crates.
 RUN find . -path ./target -prune -o -type f -exec touch {} + && \
     cargo build --release --locked --bin weft && \

@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: debug demo up test test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build image containers bench nats-server
+.PHONY: console console-if-npm debug demo up test test-console test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build image containers bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof. With the build that `make test` uses too, which takes half
 # as long as a release build.
@@ -20,6 +20,11 @@ up: nats-server debug
 # The whole test suite, against real nats-servers, PostgreSQL and real processes. Needs Debian's postgresql.
 test: nats-server
 	$(WITH_NATS) cargo test --workspace --locked
+
+# The web console in Debian's chromium, against a running mesh. Needs Node.js with npm, and chromium.
+test-console: nats-server console
+	cargo build --locked --bin weft
+	$(WITH_NATS) WEFT="$(CURDIR)/target/debug/weft" npm --prefix console test
 
 # Senders', receivers' and subscribers' own libraries against a running mesh. Needs Node.js with npm and python3 with venv.
 test-interop: nats-server interop/node_modules target/interop
@@ -104,11 +109,25 @@ bench: nats-server build
 	$(WITH_NATS) target/release/weft bench append
 	$(WITH_NATS) target/release/weft bench deliver
 
-build:
+build: console-if-npm
 	cargo build --release --locked --bin weft
 
-debug:
+debug: console-if-npm
 	cargo build --locked --bin weft
+
+# The web console, which the binary embeds. Needs Node.js 20 or later with npm.
+console: console/dist/index.html
+
+CONSOLE_FILES = $(shell find console/src console/public console/*.* proto/proto -type f -not -path 'console/src/gen/*')
+console/dist/index.html: $(CONSOLE_FILES)
+	npm --prefix console ci --no-audit --no-fund
+	npm --prefix console run build
+	@touch $@
+
+# Without npm the binary is built without the console; its page says how to get it.
+console-if-npm:
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory console; \
+	else echo "npm is not installed: weft is built without its web console" >&2; fi
 
 # The container image around the host's release binary, without its debug lines; `docker build .` compiles in the image.
 image: build

@@ -2,7 +2,8 @@
 //!
 //! One layer in front of all services decides, by the table in [`methods`], before a request is read; methods that are
 //! not in the table are for admins only. An authorised call carries its [`Grant`], with its operator and what
-//! the caller may see. Every call is counted, and so is every failed authentication.
+//! the caller may see. Every call is counted, and so is every failed authentication. A call of the console's page has the cookie
+//! of a session, which is authorised as the key that the session was opened with.
 
 use std::{
     future::ready,
@@ -18,6 +19,7 @@ use tonic::{Request, Status};
 use tower::{Layer, Service};
 use weft_catalog::keys::{Grant, KeyError, Keys, bearer};
 use weft_nats::scan::Filter;
+use weft_proto::v1::Scope;
 use weft_serve::{Peer, network};
 
 use crate::{
@@ -27,30 +29,68 @@ use crate::{
 
 mod failures;
 pub mod methods;
+pub mod origin;
+pub mod sessions;
 
 use failures::Failures;
 use methods::{Access, Limits};
+use sessions::Sessions;
 
 /// Layer that authorises calls before they reach the services.
 #[derive(Debug, Clone)]
 pub struct Guard {
     keys: Arc<Keys>,
+    sessions: Sessions,
     failures: Arc<Failures>,
 }
 
 impl Guard {
-    /// Authorises calls with one of these keys.
-    pub fn new(keys: Arc<Keys>) -> Self {
+    /// Authorises calls with one of these keys, or in one of these sessions.
+    pub fn new(keys: Arc<Keys>, sessions: Sessions) -> Self {
         metrics::describe();
-        Self { keys, failures: Arc::default() }
+        Self { keys, sessions, failures: Arc::default() }
+    }
+
+    /// The sessions of the console.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Authorises the caller who has sent a key.
+    ///
+    /// # Errors
+    ///
+    /// The key is not valid or lacks the scope, or its network has failed too often.
+    pub fn authorize_key(&self, key: &[u8], scope: Scope, client: Option<IpAddr>) -> Result<Grant, Status> {
+        let given = Some(key).filter(|key| !key.is_empty());
+        self.keys.authorize(given, scope).map_err(|error| self.refuse(error, client))
+    }
+
+    /// Authorises a request of the console's page by the key of its session; `None`: it is in no session. The session of a key
+    /// that is no longer valid ends.
+    pub fn authorize_session<B>(&self, request: &http::Request<B>, scope: Scope) -> Option<Result<Grant, KeyError>> {
+        if !origin::is_same(request.headers(), request.uri()) {
+            return None;
+        }
+        let token = self.sessions.token(request.headers())?;
+        let key = self.sessions.key(token, Instant::now())?;
+        let grant = self.keys.authorize(Some(key.expose().as_bytes()), scope);
+        if matches!(grant, Err(KeyError::Unknown | KeyError::Expired)) {
+            self.sessions.close(token);
+        }
+        Some(grant)
     }
 
     /// Authorises a call and attaches its grant.
     fn admit<B>(&self, request: &mut http::Request<B>) -> Result<(), Status> {
         let Access::Key(scope, limits) = methods::access(request.uri().path()) else { return Ok(()) };
-        let given = request.headers().get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        let grant = self.keys.authorize(given.filter(|key| !key.is_empty()), scope);
-        let grant = grant.map_err(|error| self.refuse(error, client(request)))?;
+        let grant = match request.headers().get(AUTHORIZATION) {
+            Some(value) => self.authorize_key(bearer(value.as_bytes()).unwrap_or_default(), scope, client(request))?,
+            None => {
+                let grant = self.authorize_session(request, scope).unwrap_or(Err(KeyError::Missing));
+                grant.map_err(|error| self.refuse(error, client(request)))?
+            }
+        };
         if limits == Limits::Forbidden {
             grant.check_unlimited().map_err(of_key)?;
         }

@@ -205,15 +205,33 @@ pub(super) fn adopt(orphan: &Orphan, mut value: Subscription) -> Result<Subscrip
 /// # Errors
 ///
 /// [`Refusal::NotFound`], [`Refusal::Conflict`], [`Refusal::Invalid`].
-pub fn update<T: Entry>(snapshot: &Snapshot, mut value: T, revision: u64) -> Result<Option<Change>, Refusal> {
+pub fn update<T: Entry>(snapshot: &Snapshot, value: T, revision: u64) -> Result<Option<Change>, Refusal> {
     let stored = find::<T>(snapshot, value.id(), revision)?;
-    value.keep(&stored.value);
-    keep_secrets(&mut value, &stored.value);
-    check(&value)?;
-    let invalid = |problem| Refusal::Invalid { kind: T::KIND, name: value.id().to_owned(), problem };
-    value.check_change(&stored.value).map_err(invalid)?;
+    let value = replacing(value, &stored.value)?;
     let name = value.id().to_owned();
     Ok((value != *stored.value).then(|| Change::new(&name, Action::Updated, stored.revision, Some(value))))
+}
+
+/// An entry as it would be stored: in place of the one of its name, or as a new one. For a test before it is.
+///
+/// # Errors
+///
+/// [`Refusal::Invalid`].
+pub fn draft<T: Entry>(snapshot: &Snapshot, value: T) -> Result<T, Refusal> {
+    match find::<T>(snapshot, value.id(), 0) {
+        Ok(stored) => replacing(value, &stored.value),
+        Err(_) => check(&value).map(|()| value),
+    }
+}
+
+/// A value with what it keeps of the stored one that it replaces.
+fn replacing<T: Entry>(mut value: T, stored: &T) -> Result<T, Refusal> {
+    value.keep(stored);
+    keep_secrets(&mut value, stored);
+    check(&value)?;
+    let invalid = |problem| Refusal::Invalid { kind: T::KIND, name: value.id().to_owned(), problem };
+    value.check_change(stored).map_err(invalid)?;
+    Ok(value)
 }
 
 /// Removes an entry that has the revision `revision`; 0: any revision.

@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{server::NamedService, service::Routes};
+use tonic_web::GrpcWebLayer;
 use weft_catalog::{Catalog, Snapshot, keys::Keys, requests};
 use weft_index::history::{History, HistoryOptions};
 use weft_nats::{
@@ -41,7 +42,13 @@ use weft_role::{
 use weft_serve::Connections;
 use weft_tls::{BindError, Listener};
 
-use crate::{as_of::AsOfLayer, auth::Guard, deliveries::Deliveries, options::AdminOptions};
+use crate::{
+    as_of::AsOfLayer,
+    auth::{Guard, sessions::Sessions},
+    console::with_console,
+    deliveries::Deliveries,
+    options::AdminOptions,
+};
 
 mod alerts;
 mod audit;
@@ -207,7 +214,9 @@ impl Admin {
         if let Some(acceptor) = self.listener.acceptor.clone() {
             tasks.spawn(acceptor.renew(stop.child_token()));
         }
-        let serving = serve(self.listener, Guard::new(keys), &state, self.deliveries, health_server, &closing);
+        let sessions = Sessions::new(self.listener.local_addr.port(), self.listener.acceptor.is_some());
+        let serving =
+            serve(self.listener, Guard::new(keys, sessions), &state, self.deliveries, health_server, &closing);
         let published = self.history;
         let opening = async {
             let opening = Opening {
@@ -272,7 +281,8 @@ async fn serve(
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is not served"),
     }
-    let router = routes.into_axum_router().layer(AsOfLayer).layer(guard);
+    let services = routes.into_axum_router().layer(AsOfLayer).layer(guard.clone()).layer(GrpcWebLayer::new());
+    let router = with_console(services, guard);
     let connections = Connections::within_descriptors(CONNECTIONS_MAX, DESCRIPTORS_PART);
     weft_serve::serve(listener, router, weft_serve::Options::new("admin", connections), closing.clone()).await;
 }

@@ -4,6 +4,7 @@
 mod audit;
 mod catalog;
 mod component;
+mod console;
 mod dead_letters;
 mod events;
 mod keys;

@@ -283,9 +283,8 @@ impl CatalogService for Catalogs {
             return Ok(Response::new(test_delivery::answer(edit.test.unwrap_or_default())));
         }
         let snapshot = self.snapshot().await?;
-        let missing = || of_refusal(&Refusal::NotFound { kind: Kind::Subscription, name: asked.name.clone() });
-        let subscription = snapshot.subscriptions.get(&asked.name).ok_or_else(missing)?;
-        let (log, deliveries, subscription) = (self.log()?, self.deliveries.as_ref(), &subscription.value);
+        let subscription = &test_delivery::subscription_of(&snapshot, asked)?;
+        let (log, deliveries) = (self.log()?, self.deliveries.as_ref());
         let event = test_delivery::event_of(log, asked).await?;
         let planned = test_delivery::plan(deliveries, subscription, event.clone()).await?;
         if !asked.send {

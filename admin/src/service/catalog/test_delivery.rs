@@ -1,12 +1,20 @@
 //! A test delivery, which is not part of the log.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tonic::Status;
-use weft_catalog::{edit::record, explain};
+use weft_catalog::{
+    Snapshot,
+    change::{Refusal, draft},
+    edit::record,
+    entry::Kind,
+    explain,
+};
 use weft_index::history::EventRef;
 use weft_nats::event::{Event, JSON, StoredEvent};
 use weft_proto::{
@@ -14,7 +22,7 @@ use weft_proto::{
     v1,
 };
 
-use super::mutation::{Mutation, of_edit};
+use super::mutation::{Mutation, of_edit, of_refusal};
 use crate::{
     convert::class_name,
     deliveries::Deliveries,
@@ -88,6 +96,25 @@ pub(super) fn answer(test: v1::TestResult) -> v1::TestSubscriptionResponse {
         duration_ms,
         sent: true,
         ..Default::default()
+    }
+}
+
+/// The subscription that a test is about: the stored one, or a definition that is not stored yet.
+///
+/// # Errors
+///
+/// NOT_FOUND, INVALID_ENTRY, BAD_QUERY.
+pub(super) fn subscription_of(
+    snapshot: &Snapshot,
+    asked: &v1::TestSubscriptionRequest,
+) -> Result<Arc<v1::Subscription>, Status> {
+    match &asked.draft {
+        Some(_) if asked.send => Err(refuse(Code::BadQuery, "a draft is not sent; store it first")),
+        Some(value) => draft(snapshot, value.clone()).map(Arc::new).map_err(|error| of_refusal(&error)),
+        None => {
+            let missing = || of_refusal(&Refusal::NotFound { kind: Kind::Subscription, name: asked.name.clone() });
+            snapshot.subscriptions.get(&asked.name).map(|stored| Arc::clone(&stored.value)).ok_or_else(missing)
+        }
     }
 }
 

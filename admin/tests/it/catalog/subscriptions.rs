@@ -113,6 +113,38 @@ async fn a_test_delivery_is_recorded_and_not_stored() {
     assert_eq!(records[1].1.test.as_ref().map(|test| test.http_status), Some(200));
 }
 
+/// An operator sees what a filter would do before it counts. Nothing is stored, and nothing sent.
+#[tokio::test]
+async fn a_definition_is_tested_before_it_is_stored() {
+    let mesh = Mesh::start(1).await;
+    let mut client = mesh.admin.catalog();
+    client.create_subscription(create("billing", None)).await.unwrap();
+    let stored = client.get_subscription(v1::GetSubscriptionRequest { name: "billing".into() }).await.unwrap();
+    let stored = stored.into_inner().subscription.unwrap();
+    // A stored one keeps its secrets; a new one has to have some.
+    let new = subscription("new", "https://a.example/");
+    let test = |name: &str, filter: &str, send: bool| v1::TestSubscriptionRequest {
+        draft: Some(v1::Subscription {
+            filter: filter.into(),
+            ..if name == "new" { new.clone() } else { stored.clone() }
+        }),
+        event: br#"{"type":"order.paid","data":{"total":5}}"#.to_vec(),
+        send,
+        ..Default::default()
+    };
+    for (name, filter, matched) in
+        [("billing", "data.total > 4", true), ("billing", "data.total > 5", false), ("new", "data.total == 5", true)]
+    {
+        let answer = client.test_subscription(test(name, filter, false)).await.unwrap().into_inner();
+        assert_eq!(answer.matched, matched, "{name}: {filter}: {answer:?}");
+    }
+    let refused = client.test_subscription(test("billing", "data.total >", false)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(client.test_subscription(test("billing", "", true)).await.is_err(), "a draft is not sent");
+    let now = client.get_subscription(v1::GetSubscriptionRequest { name: "billing".into() }).await.unwrap();
+    assert_eq!(now.into_inner().subscription.unwrap(), stored);
+}
+
 /// Without `send` nothing is called and nothing recorded; the answer says whether the subscription takes the event.
 #[tokio::test]
 async fn a_test_says_whether_an_event_is_taken_and_what_would_be_sent() {

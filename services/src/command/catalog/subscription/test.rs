@@ -95,6 +95,7 @@ pub(super) async fn run(args: TestArgs) -> Result<(), Failure> {
         event_id: args.event.unwrap_or_default(),
         event: file.transpose()?.unwrap_or_default().into_bytes(),
         send: args.send,
+        draft: None,
     };
     let answer = admin.catalog().test_subscription(admin.request(request)).await;
     let tested = Tested::from(answer.map_err(|status| admin.failure(&status))?.into_inner());

@@ -1,0 +1,38 @@
+// How many lanes and dead letters each subscription has.
+
+import { useQuery } from "@tanstack/react-query";
+import { api } from "./api";
+
+const READ_MAX = 10_000;
+
+export function useLaneCounts() {
+  const lanes = useQuery({
+    queryKey: ["lanes", "by-subscription"],
+    queryFn: async ({ signal }) => {
+      const sums = new Map<string, Record<string, number>>();
+      let [pageToken, read] = ["", 0];
+      do {
+        const page = await api.workflows.listLanes({ states: ["blocked", "waiting", "paused", "away", "held"], pageSize: 1000, pageToken }, { signal });
+        for (const { subscription, state } of page.lanes) {
+          const own = sums.get(subscription) ?? {};
+          own[state] = (own[state] ?? 0) + 1;
+          sums.set(subscription, own);
+        }
+        read += page.lanes.length;
+        pageToken = page.nextPageToken;
+      } while (pageToken && read < READ_MAX);
+      return sums;
+    },
+    refetchInterval: 4000,
+  });
+  const letters = useQuery({
+    queryKey: ["dead-letter-stats", "open"],
+    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
+    refetchInterval: 5000,
+  });
+  return (name: string) => ({
+    waiting: lanes.data && (lanes.data.get(name)?.waiting ?? 0) + (lanes.data.get(name)?.away ?? 0),
+    blocked: lanes.data && (lanes.data.get(name)?.blocked ?? 0),
+    deadLetters: letters.data && Number(letters.data.counts.filter((each) => each.subscription === name).reduce((sum, each) => sum + each.count, 0n)),
+  });
+}

@@ -1,0 +1,116 @@
+// What needs an operator now, the worst first.
+
+import { useQuery } from "@tanstack/react-query";
+import type { ReactNode } from "react";
+import { api, historyLag } from "../api";
+import { count, dateOf, durationText, plural } from "../format";
+import { useLaneCounts } from "../lane-counts";
+import { Link, subscriptionPath, to } from "../router";
+import { useSession } from "../session";
+import { Age, Badge, Empty, Failed, Head, Loading, Text } from "../ui/basics";
+import { useShards } from "./cluster";
+import { useSubscriptions } from "./subscriptions";
+
+interface Alert {
+  key: string;
+  tone: "bad" | "warn";
+  what: ReactNode;
+  detail: string;
+  since?: Date;
+  href: string;
+}
+
+/** Behind by more than this, the history does not show what has just happened. */
+const LAG_MS = 5000;
+
+export function useAlerts() {
+  const { isLimited } = useSession();
+  const shards = useShards(!isLimited);
+  const subscriptions = useSubscriptions();
+  const lanes = useLaneCounts();
+  const letters = useQuery({
+    queryKey: ["dead-letter-stats", "open"],
+    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
+    refetchInterval: 5000,
+  });
+  const alerts: Alert[] = [];
+  for (const shard of shards.data?.shards ?? []) {
+    if (shard.state === "stopped") alerts.push({ key: `shard:${shard.shard}`, tone: "bad", what: `Shard ${shard.shard} has stopped`, detail: shard.problem, href: "/cluster" });
+    else if (!shard.worker) alerts.push({ key: `owner:${shard.shard}`, tone: "bad", what: `Shard ${shard.shard} has no owner`, detail: "no worker delivers its events", href: "/cluster" });
+  }
+  for (const { subscription, receivers } of subscriptions.data?.all ?? []) {
+    if (!subscription) continue;
+    const { name } = subscription;
+    for (const receiver of receivers) {
+      alerts.push({ key: `receiver:${name}:${receiver.shard}`, tone: receiver.state === "away" ? "bad" : "warn", what: `${name}: ${receiver.state === "away" ? "the circuit is open" : receiver.state}`, detail: receiver.reason, since: dateOf(receiver.since), href: subscriptionPath(name) });
+    }
+    if (subscription.paused) alerts.push({ key: `paused:${name}`, tone: "warn", what: `${name} is paused`, detail: subscription.pauseReason, href: subscriptionPath(name) });
+    const blocked = lanes(name).blocked ?? 0;
+    if (blocked > 0) alerts.push({ key: `blocked:${name}`, tone: "bad", what: `${name}: ${plural(blocked, "lane is blocked", "lanes are blocked")}`, detail: "they wait for an operator to retry or skip", href: to("/stuck", { subscription: name, state: "blocked" }) });
+  }
+  for (const orphan of subscriptions.data?.orphans ?? []) {
+    alerts.push({ key: `orphan:${orphan.uid}`, tone: "bad", what: `${orphan.name || orphan.uid} is missing from the catalog`, detail: `its backlog is kept: ${plural(orphan.lanes, "lane")}`, href: "/subscriptions" });
+  }
+  const open = letters.data?.counts.reduce((sum, each) => sum + each.count, 0n) ?? 0n;
+  if (open > 0n) alerts.push({ key: "dead-letters", tone: "warn", what: plural(open, "open dead letter"), detail: "redrive, resolve or discard them", since: dateOf(letters.data?.oldest), href: "/dead-letters" });
+  const lag = historyLag();
+  if (lag && lag.ms > LAG_MS) alerts.push({ key: "lag", tone: "warn", what: "The history lags", detail: `${count(lag.messages)} messages, ${durationText(lag.ms)} behind the log: what is shown is older than it`, href: "/cluster" });
+  alerts.sort((one, other) => Number(other.tone === "bad") - Number(one.tone === "bad"));
+  const error = shards.error ?? subscriptions.error ?? letters.error;
+  return { alerts, loaded: subscriptions.data !== undefined && letters.data !== undefined, error };
+}
+
+export function AlertTable({ alerts }: { alerts: Alert[] }) {
+  return (
+    <div className="scroll" tabIndex={0} role="group" aria-label="What needs attention">
+      <table>
+        <thead>
+          <tr>
+            <th>What</th>
+            <th>Why</th>
+            <th className="num">For</th>
+          </tr>
+        </thead>
+        <tbody>
+          {alerts.map((alert) => (
+            <tr key={alert.key}>
+              <td>
+                <span className="inline">
+                  <Badge tone={alert.tone}>{alert.tone === "bad" ? "act" : "look"}</Badge>
+                  <Link href={alert.href}>{typeof alert.what === "string" ? <Text>{alert.what}</Text> : alert.what}</Link>
+                </span>
+              </td>
+              <td className="wrap">
+                <Text>{alert.detail}</Text>
+              </td>
+              <td className="num">
+                <Age at={alert.since} />
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+export function Alerts() {
+  const { alerts, loaded, error } = useAlerts();
+  return (
+    <>
+      <Head title="Alerts" sub="What needs an operator at this moment." />
+      {error && <Failed error={error} />}
+      <section className="panel" aria-label="Alerts">
+        {!loaded && !error ? (
+          <Loading of="the state of the mesh" />
+        ) : alerts.length === 0 ? (
+          <Empty title="Nothing needs attention">
+            <p>Stopped shards, receivers that fail, blocked lanes, pauses and dead letters appear here.</p>
+          </Empty>
+        ) : (
+          <AlertTable alerts={alerts} />
+        )}
+      </section>
+    </>
+  );
+}

@@ -1,0 +1,154 @@
+// The state of the mesh at a glance, and what to do next.
+
+import { useQuery } from "@tanstack/react-query";
+import { api } from "../api";
+import { count, plural } from "../format";
+import { useLaneCounts } from "../lane-counts";
+import { Link, subscriptionPath, to } from "../router";
+import { useSession } from "../session";
+import { Badge, Copy, Empty, Failed, Head, Loading, Panel, Status, Text } from "../ui/basics";
+import { useShards } from "./cluster";
+import { useSources } from "./sources";
+import { Health, useSubscriptions } from "./subscriptions";
+
+export function Overview() {
+  const { isLimited } = useSession();
+  const shards = useShards(!isLimited);
+  const subscriptions = useSubscriptions();
+  const sources = useSources();
+  const lanes = useLaneCounts();
+  const letters = useQuery({
+    queryKey: ["dead-letter-stats", "open"],
+    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
+    refetchInterval: 5000,
+  });
+  const accepted = shards.data?.shards.reduce((sum, shard) => sum + shard.eventsLast, 0n);
+  const behind = shards.data?.shards.reduce((sum, shard) => sum + shard.eventsLast - (shard.eventsCommitted?.sequence ?? 0n), 0n);
+  const open = letters.data?.counts.reduce((sum, each) => sum + each.count, 0n);
+  const all = subscriptions.data?.all ?? [];
+  const sum = (key: "waiting" | "blocked") => (subscriptions.data ? all.reduce((total, view) => total + (lanes(view.subscription?.name ?? "")[key] ?? 0), 0) : undefined);
+  const unhealthy = all.filter((view) => view.subscription?.paused || view.receivers.length > 0 || (lanes(view.subscription?.name ?? "").blocked ?? 0) > 0);
+  const errors = [shards.error, subscriptions.error, letters.error].filter((error) => error !== null);
+  return (
+    <>
+      <Head title="Overview" />
+      {errors[0] && <Failed error={errors[0]} retry={() => { shards.refetch(); subscriptions.refetch(); letters.refetch(); }} />}
+      <div className="tiles">
+        <Tile label="Events in the log" value={accepted} href="/stream" />
+        <Tile label="Not matched yet" value={behind} href="/cluster" tone={behind !== undefined && behind > 10_000n ? "warn" : ""} />
+        <Tile label="Retrying lanes" value={sum("waiting")} href={to("/stuck", { state: "waiting" })} tone="warn" />
+        <Tile label="Blocked lanes" value={sum("blocked")} href={to("/stuck", { state: "blocked" })} tone="bad" />
+        <Tile label="Open dead letters" value={open} href="/dead-letters" tone="bad" />
+      </div>
+      {accepted === 0n && <FirstSteps source={sources.data?.find((view) => view.source?.verification?.scheme.case === "standard")?.source?.name} hasSubscription={all.length > 0} />}
+      <div className="grid">
+        <Panel title="Subscriptions" className="six" tools={unhealthy.length > 0 ? <Badge tone="bad">{plural(unhealthy.length, "needs", "need")} attention</Badge> : all.length > 0 && <Badge tone="good">none needs attention</Badge>}>
+          {!subscriptions.data ? (
+            <Loading of="subscriptions" />
+          ) : all.length === 0 ? (
+            <Empty title="No subscription yet">
+              <Link href="/subscriptions">Subscriptions</Link>
+            </Empty>
+          ) : (
+            <div className="scroll" tabIndex={0} role="group" aria-label="Subscriptions">
+              <table>
+                <thead>
+                  <tr>
+                    <th>Name</th>
+                    <th>Health</th>
+                    <th className="num">Retrying</th>
+                    <th className="num">Blocked</th>
+                    <th className="num">Dead letters</th>
+                  </tr>
+                </thead>
+                <tbody>
+                  {[...all]
+                    .sort((one, other) => Number(unhealthy.includes(other)) - Number(unhealthy.includes(one)))
+                    .slice(0, 12)
+                    .map((view) => {
+                      const name = view.subscription?.name ?? "";
+                      const own = lanes(name);
+                      return (
+                        <tr key={name}>
+                          <td>
+                            <Link href={subscriptionPath(name)}>
+                              <Text>{name}</Text>
+                            </Link>
+                          </td>
+                          <td>
+                            <Health view={view} />
+                          </td>
+                          <td className="num">{own.waiting === undefined ? "…" : count(own.waiting)}</td>
+                          <td className="num">{own.blocked === undefined ? "…" : count(own.blocked)}</td>
+                          <td className="num">{own.deadLetters === undefined ? "…" : count(own.deadLetters)}</td>
+                        </tr>
+                      );
+                    })}
+                </tbody>
+              </table>
+            </div>
+          )}
+        </Panel>
+        <Panel title="Shards" className="six" tools={<Link href="/cluster">Cluster</Link>}>
+          {isLimited ? (
+            <div className="body dim">Shards concern all sources and workflows; your key is limited to some.</div>
+          ) : !shards.data ? (
+            <Loading of="shards" />
+          ) : (
+            <div className="scroll" tabIndex={0} role="group" aria-label="Shards">
+              <table>
+                <thead>
+                  <tr>
+                    <th className="num">Shard</th>
+                    <th>State</th>
+                    <th>Owner</th>
+                    <th className="num">Events</th>
+                  </tr>
+                </thead>
+                <tbody>
+                  {shards.data.shards.map((shard) => (
+                    <tr key={shard.shard}>
+                      <td className="num">{shard.shard}</td>
+                      <td>
+                        <Status of={shard.state} />
+                      </td>
+                      <td>{shard.worker ? <code title={shard.worker}>{shard.worker.slice(0, 13)}…</code> : <Badge tone="warn">none</Badge>}</td>
+                      <td className="num">{count(shard.eventsLast)}</td>
+                    </tr>
+                  ))}
+                </tbody>
+              </table>
+            </div>
+          )}
+        </Panel>
+      </div>
+    </>
+  );
+}
+
+function Tile({ label, value, href, tone = "" }: { label: string; value?: number | bigint; href: string; tone?: string }) {
+  return (
+    <Link className={`tile ${value ? tone : ""}`} href={href}>
+      <div className="label">{label}</div>
+      <div className="figure">{value === undefined ? "…" : count(value)}</div>
+    </Link>
+  );
+}
+
+function FirstSteps({ source, hasSubscription }: { source?: string; hasSubscription: boolean }) {
+  const send = `weft event send --source ${source ?? "shop"} --data '{"type":"order.paid","data":{"orderId":"order-1"}}'`;
+  return (
+    <Panel title="Nothing has been sent yet">
+      <div className="body stack">
+        <p>{hasSubscription ? "Send a signed event and watch it arrive in the stream:" : "Add a subscription, then send a signed event and watch it arrive in the stream:"}</p>
+        <pre className="block wrap">{send}</pre>
+        <div className="actions">
+          <Copy text={send} label="Copy the command" name="the command" />
+          <Link className="button" href="/stream">
+            Open the stream
+          </Link>
+        </div>
+      </div>
+    </Panel>
+  );
+}

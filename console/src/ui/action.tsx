@@ -1,0 +1,87 @@
+// Asks before something is changed: what, how many, and why.
+
+import { type ReactNode, useEffect, useRef, useState } from "react";
+import { message, requestId } from "../api";
+import { Dialog, Text } from "./basics";
+
+interface Props {
+  title: string;
+  /** What will happen, in a sentence or two. */
+  children?: ReactNode;
+  verb: string;
+  danger?: boolean;
+  /** The number of things, which is asked for before it is done. */
+  count?: (signal: AbortSignal) => Promise<string>;
+  /** Does it; the same request id on a second try. */
+  act: (reason: string, requestId: string) => Promise<unknown>;
+  onClose: () => void;
+  /** A reason is needed. */
+  needsReason?: boolean;
+}
+
+export function Action({ title, children, verb, danger, count, act, onClose, needsReason = true }: Props) {
+  const [reason, setReason] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<unknown>();
+  const [counted, setCounted] = useState<string>();
+  const [countError, setCountError] = useState<unknown>();
+  const id = useRef(requestId());
+  const ask = useRef(count);
+  useEffect(() => {
+    const abort = new AbortController();
+    ask.current?.(abort.signal).then(setCounted, (failure) => {
+      if (!abort.signal.aborted) setCountError(failure);
+    });
+    return () => abort.abort();
+  }, []);
+  const submit = async () => {
+    setBusy(true);
+    setError(undefined);
+    try {
+      await act(reason.trim(), id.current);
+      onClose();
+    } catch (failure) {
+      setError(failure);
+      setBusy(false);
+    }
+  };
+  return (
+    <Dialog title={title} onClose={onClose}>
+      <form
+        className="stack"
+        onSubmit={(event) => {
+          event.preventDefault();
+          submit();
+        }}
+      >
+        {children && <div className="wrap">{children}</div>}
+        {count && (
+          <p aria-live="polite" data-testid="count">
+            {countError !== undefined ? <Text>{message(countError)}</Text> : <strong>{counted ?? "Counting…"}</strong>}
+          </p>
+        )}
+        {needsReason && (
+          <label className="field">
+            <span>Reason</span>
+            <input autoFocus required value={reason} maxLength={500} onChange={(event) => setReason(event.target.value)} placeholder="It is kept in the audit log" />
+          </label>
+        )}
+        {error !== undefined && (
+          <div className="note-box bad" role="alert">
+            <div className="wrap">
+              <Text>{message(error)}</Text>
+            </div>
+          </div>
+        )}
+        <div className="buttons">
+          <button type="button" onClick={onClose}>
+            Cancel
+          </button>
+          <button type="submit" className={danger ? "danger" : "primary"} disabled={busy || (needsReason && !reason.trim()) || (!!count && counted === undefined && countError === undefined)}>
+            {busy ? "Working…" : verb}
+          </button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
