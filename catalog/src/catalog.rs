@@ -33,6 +33,7 @@ mod store;
 use reached::Reached;
 use scan::Kept;
 use store::LegacyEnd;
+pub use store::Resealed;
 
 /// Value of a removed entry. An entry's value contains its name, so no other value is empty.
 const REMOVED: &[u8] = b"";

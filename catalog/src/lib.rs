@@ -38,7 +38,7 @@ pub mod subject_template;
 mod trail;
 mod validate;
 
-pub use catalog::{Catalog, CatalogError};
+pub use catalog::{Catalog, CatalogError, Resealed};
 pub use defaults::{default_retry, is_ordered};
 pub use expression::{FilterExpression, Verdict, input_of};
 pub use filters::{Filters, Match, apply_change, cut_off, is_covered};

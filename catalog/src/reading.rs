@@ -64,6 +64,8 @@ struct Sound {
     removed: bool,
     /// It is of the form before.
     legacy: bool,
+    /// It is sealed with another key than the one that seals now.
+    by_older_key: bool,
 }
 
 /// Where an entry may be written.
@@ -75,9 +77,18 @@ pub(super) struct Base {
     pub previous: u64,
 }
 
-/// An entry of the form before.
+/// Entries that are to be sealed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// Those of the form before.
+    Form,
+    /// Those too that are sealed with another key than the one that seals now.
+    FormOrKey,
+}
+
+/// An entry that is to be sealed again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Legacy {
+pub(super) struct StaleEntry {
     /// Its name in the bucket.
     pub entry: String,
     /// The sequence of the message that counts.
@@ -136,13 +147,14 @@ impl Reading {
         self.legacy_last > self.legacy_through
     }
 
-    /// The entries that are of the form before, removed ones too.
-    pub fn legacy(&self) -> Vec<Legacy> {
-        let legacy = |(entry, seen): (&String, &Seen)| {
-            let sound = seen.sound.filter(|sound| sound.legacy)?;
-            Some(Legacy { entry: entry.clone(), revision: sound.revision, base: seen.base() })
+    /// The entries that are to be sealed again, removed ones too.
+    pub fn stale(&self, which: Stale) -> Vec<StaleEntry> {
+        let is_stale = |sound: &Sound| sound.legacy || (which == Stale::FormOrKey && sound.by_older_key);
+        let stale = |(entry, seen): (&String, &Seen)| {
+            let sound = seen.sound.filter(is_stale)?;
+            Some(StaleEntry { entry: entry.clone(), revision: sound.revision, base: seen.base() })
         };
-        self.seen.iter().filter_map(legacy).collect()
+        self.seen.iter().filter_map(stale).collect()
     }
 
     /// Takes a message. Whether it counts, that is, has made its entry what it is now. What does not is logged and passed
@@ -159,6 +171,7 @@ impl Reading {
         seen.last = message.seq.0;
         let opened = self.master.open(entry, &message.headers, &message.payload);
         let claims = opened.as_ref().ok().and_then(|opened| opened.claims);
+        let by_older_key = opened.as_ref().is_ok_and(|opened| opened.by_older_key);
         if let Some(claims) = claims.filter(|claims| claims.bucket_created_ns == self.bucket_created_ns) {
             // Wherever it stands now: it was sealed by the mesh for this bucket.
             self.legacy_through = self.legacy_through.min(claims.legacy_through);
@@ -176,7 +189,7 @@ impl Reading {
                 if legacy {
                     self.legacy_last = message.seq.0;
                 }
-                seen.sound = Some(Sound { revision: message.seq.0, removed, legacy });
+                seen.sound = Some(Sound { revision: message.seq.0, removed, legacy, by_older_key });
                 return true;
             }
             Err(problem) => {

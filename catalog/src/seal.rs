@@ -10,6 +10,8 @@
 //! sound message, with the stamp in its headers. So an earlier value that is published again, under any headers, opens
 //! and does not count ([`Claims`]).
 //!
+//! A mesh may have several master keys: the first one seals, all of them open. So keys can be exchanged while the mesh runs.
+//!
 //! Form of a sealed value: `wft2`, the key's id (4 bytes), a random nonce (12 bytes), the claims (40 bytes),
 //! ChaCha20-Poly1305 ciphertext and tag. Nonces may be random: a mesh would have to write some hundred million entries before
 //! two became likely to be alike. The form before, `wft1`, has no claims and authenticates no stamp; it is read where it
@@ -96,15 +98,25 @@ pub(super) struct Opened {
     pub value: Vec<u8>,
     /// Its claims; `None`: the form before.
     pub claims: Option<Claims>,
+    /// It was sealed with another key than the one that seals now.
+    pub by_older_key: bool,
 }
 
-/// The key that the catalog is sealed with, and that keys for tags are derived from. Cheap to clone; never printed, but for
-/// its id.
+/// The keys that the catalog is sealed with, and that keys for tags are derived from. Cheap to clone; never printed, but for
+/// the id.
 #[derive(Clone)]
 pub struct MasterKey {
-    key: Arc<LessSafeKey>,
+    /// Seals, opens and tags.
+    first: Arc<SingleKey>,
+    /// Open, and check tags.
+    others: Arc<[Arc<SingleKey>]>,
+}
+
+/// One of the keys.
+struct SingleKey {
+    key: LessSafeKey,
     /// Pseudorandom key that other keys are derived from.
-    root: Arc<hkdf::Prk>,
+    root: hkdf::Prk,
     id: [u8; ID_BYTES],
 }
 
@@ -155,17 +167,50 @@ impl MasterKey {
         let mut id = [0; ID_BYTES];
         id.copy_from_slice(&hash.as_ref()[..ID_BYTES]);
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, DERIVATION).extract(bytes);
-        Ok(Self { key: Arc::new(LessSafeKey::new(key)), root: Arc::new(root), id })
+        let first = Arc::new(SingleKey { key: LessSafeKey::new(key), root, id });
+        Ok(Self { first, others: Arc::default() })
     }
 
-    /// Tags for what processes of this mesh say to each other for `purpose`, which is part of the protocol.
+    /// This key, and `others` that only open what was sealed with them.
+    ///
+    /// # Errors
+    ///
+    /// The problem: two of them are the same.
+    pub fn with_others(self, others: impl IntoIterator<Item = Self>) -> Result<Self, String> {
+        let mut known = vec![self.first];
+        for other in others {
+            for key in std::iter::once(other.first).chain(other.others.iter().map(Arc::clone)) {
+                if known.iter().any(|known| known.id == key.id) {
+                    return Err(format!("the master key {} is named twice", hex(&key.id)));
+                }
+                known.push(key);
+            }
+        }
+        let mut known = known.into_iter();
+        match known.next() {
+            Some(first) => Ok(Self { first, others: known.collect() }),
+            None => Err("there is no master key".into()),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<SingleKey>> {
+        std::iter::once(&self.first).chain(self.others.iter())
+    }
+
+    /// Tags for what processes of this mesh say to each other for `purpose`, which is part of the protocol: made with the
+    /// first key, and good with any.
     pub fn tags(&self, purpose: &str) -> Tags {
-        Tags::derive(&self.root, purpose)
+        Tags::derive(&self.first.root, self.others.iter().map(|other| &other.root), purpose)
     }
 
-    /// Identifier that distinguishes this key from others, for people: 8 hex digits.
+    /// Identifier that distinguishes the key that seals from others, for people: 8 hex digits.
     pub fn id(&self) -> String {
-        hex(&self.id)
+        hex(&self.first.id)
+    }
+
+    /// Identifiers of the keys that only open.
+    pub fn other_ids(&self) -> Vec<String> {
+        self.others.iter().map(|other| hex(&other.id)).collect()
     }
 
     /// Seals the value of an entry for one place, with the stamp in the message's headers.
@@ -174,7 +219,7 @@ impl MasterKey {
         let claims = claims.to_bytes();
         let mut sealed = Vec::with_capacity(MAGIC.len() + ID_BYTES + NONCE_LEN + CLAIMS_BYTES + value.len() + 16);
         sealed.extend_from_slice(MAGIC);
-        sealed.extend_from_slice(&self.id);
+        sealed.extend_from_slice(&self.first.id);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(&claims);
         self.encrypt(nonce, &bound(entry, headers, &claims), value, sealed)
@@ -184,7 +229,7 @@ impl MasterKey {
     #[cfg(test)]
     pub fn seal_legacy(&self, entry: &str, value: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE_LEN] = rand::random();
-        let sealed = [&MAGIC_LEGACY[..], &self.id, &nonce].concat();
+        let sealed = [&MAGIC_LEGACY[..], &self.first.id, &nonce].concat();
         self.encrypt(nonce, entry.as_bytes(), value, sealed)
     }
 
@@ -193,7 +238,7 @@ impl MasterKey {
         let mut text = value.to_vec();
         // Fails only beyond 256 GiB; a value without its tag is never opened.
         let nonce = Nonce::assume_unique_for_key(nonce);
-        if let Ok(tag) = self.key.seal_in_place_separate_tag(nonce, Aad::from(bound), &mut text) {
+        if let Ok(tag) = self.first.key.seal_in_place_separate_tag(nonce, Aad::from(bound), &mut text) {
             sealed.extend_from_slice(&text);
             sealed.extend_from_slice(tag.as_ref());
         }
@@ -206,19 +251,22 @@ impl MasterKey {
         let magic = if legacy { MAGIC_LEGACY } else { MAGIC };
         let rest = sealed.strip_prefix(magic).ok_or(OpenError::Forged)?;
         let (id, rest) = rest.split_at_checked(ID_BYTES).ok_or(OpenError::Forged)?;
-        if id != self.id {
+        let Some(key) = self.all().find(|key| key.id == id) else {
             return Err(OpenError::OtherKey { id: hex(id) });
-        }
+        };
+        let by_older_key = key.id != self.first.id;
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Forged)?;
         if legacy {
-            let value = self.decrypt(*nonce, entry.as_bytes(), rest)?;
-            return Ok(Opened { value, claims: None });
+            let value = key.decrypt(*nonce, entry.as_bytes(), rest)?;
+            return Ok(Opened { value, claims: None, by_older_key });
         }
         let (claims, text) = rest.split_first_chunk::<CLAIMS_BYTES>().ok_or(OpenError::Forged)?;
-        let value = self.decrypt(*nonce, &bound(entry, headers, claims), text)?;
-        Ok(Opened { value, claims: Some(Claims::of_bytes(claims)) })
+        let value = key.decrypt(*nonce, &bound(entry, headers, claims), text)?;
+        Ok(Opened { value, claims: Some(Claims::of_bytes(claims)), by_older_key })
     }
+}
 
+impl SingleKey {
     fn decrypt(&self, nonce: [u8; NONCE_LEN], bound: &[u8], text: &[u8]) -> Result<Vec<u8>, OpenError> {
         let mut text = text.to_vec();
         let opened = self.key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut text);
@@ -276,7 +324,7 @@ mod tests {
     fn only_the_key_opens_and_only_the_entry() {
         let (ours, headers) = (key(), stamped("ab12cd34"));
         let sealed = ours.seal("source.shop", &headers, CLAIMS, b"whsec_");
-        let opened = Opened { value: b"whsec_".to_vec(), claims: Some(CLAIMS) };
+        let opened = Opened { value: b"whsec_".to_vec(), claims: Some(CLAIMS), by_older_key: false };
         assert_eq!(ours.open("source.shop", &headers, &sealed), Ok(opened));
         assert_eq!(ours.open("source.other", &headers, &sealed), Err(OpenError::Forged), "put in another's place");
         let theirs = key();
@@ -299,6 +347,26 @@ mod tests {
         let mut other = stamped("ab12cd34");
         other.insert("Nats-Expected-Last-Subject-Sequence", "7");
         assert!(key.open("a", &other, &sealed).is_ok(), "headers for the server are no part of the stamp");
+    }
+
+    /// The first of several keys seals; all of them open, and say whether the value is to be sealed again.
+    #[test]
+    fn several_keys_open_and_the_first_seals() {
+        let (new, old, headers) = (key(), key(), HeaderMap::new());
+        let both = new.clone().with_others([old.clone()]).unwrap();
+        assert_eq!((both.id(), both.other_ids()), (new.id(), vec![old.id()]));
+        let of_old = both.open("a", &headers, &old.seal("a", &headers, CLAIMS, b"value")).unwrap();
+        assert_eq!((of_old.value.as_slice(), of_old.by_older_key), (&b"value"[..], true));
+        assert!(both.open("a", &headers, &old.seal_legacy("a", b"value")).unwrap().by_older_key);
+        let sealed = both.seal("a", &headers, CLAIMS, b"value");
+        assert!(!both.open("a", &headers, &sealed).unwrap().by_older_key);
+        assert!(new.open("a", &headers, &sealed).is_ok());
+        assert_eq!(old.open("a", &headers, &sealed), Err(OpenError::OtherKey { id: new.id() }));
+        // A tag of a process that still has the old key first is good for one that has the new one first, and the reverse.
+        let reversed = old.clone().with_others([new.clone()]).unwrap();
+        let tag = reversed.tags("p").tag("s", b"x");
+        assert!(both.tags("p").holds("s", b"x", &tag) && !new.tags("p").holds("s", b"x", &tag));
+        assert!(new.clone().with_others([old, new]).is_err(), "the same key twice");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use weft_fuzz::{check_event, header, split, stored};
 use weft_nats::{
     async_nats::{HeaderName, HeaderValue},
     envelope,
-    event::{Entry, Event},
+    entry::Entry, event::{Event},
     headers::Headers,
     message::Outgoing,
     subject::Layout,

@@ -23,5 +23,6 @@ pub mod sequencer;
 pub mod service;
 pub mod sources;
 
+pub use http::ACCESS_LOG;
 pub use options::GatewayOptions;
 pub use service::Gateway;

@@ -31,6 +31,8 @@ struct Head<'a> {
     #[serde(serialize_with = "milliseconds")]
     received_at: Timestamp,
     delivery_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    erased: bool,
 }
 
 /// The event's envelope. Always one JSON object, regardless of the payload's content.
@@ -52,6 +54,7 @@ pub fn write(event: &Event, out: &mut Vec<u8>) {
         time: event.time,
         received_at: event.received_at,
         delivery_id: event.delivery_id.as_deref(),
+        erased: event.is_erased(),
     };
     let start = out.len();
     if serde_json::to_writer(&mut *out, &head).is_err() {
@@ -97,8 +100,9 @@ pub fn to_message(event: &Event) -> v1::Event {
         time: Some(timestamp(event.time)),
         received_at: Some(timestamp(event.received_at)),
         delivery_id: event.delivery_id.clone(),
-        data: data_of(event).unwrap_or_else(|| Bytes::from_static(b"null")),
+        data: data_of(event).filter(|_| !event.is_erased()).unwrap_or_else(|| Bytes::from_static(b"null")),
         data_content_type: event.content_type.clone(),
+        erased: event.is_erased(),
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `weft-data` | RFC 6901 pointer to the part of the payload that is `data`; absent: all of it |
 //! | `weft-replay-key` | what a replay of the body under another id is recognised by; absent: nothing guards against it |
 //! | `weft-quarantine` | why workers must not attempt it |
+//! | `weft-erased` | of the record of an erased event ([`crate::erasure`]), the sequence of its message |
 //! | `weft-kept-…` | sender's headers that the source keeps |
 //!
 //! Header values are percent-encoded as the binding says (space, `"`, `%`, and everything outside printable ASCII), so
@@ -27,15 +28,11 @@ use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use weft_proto::{
-    ids::{EventId, SequenceNumber, StreamSeq, WorkflowId},
-    v1::Heads,
-};
+use weft_proto::ids::{EventId, SequenceNumber, StreamSeq, WorkflowId};
 
 use crate::{
     headers::{Headers, MESSAGE_ID},
     message::{Outgoing, Stored},
-    records,
     subject::Layout,
 };
 
@@ -53,6 +50,8 @@ const QUARANTINE: &str = "weft-quarantine";
 const REPLAY_KEY: &str = "weft-replay-key";
 /// Prefix of [`Event::quarantine`] where the data does not match the source's schema; the validator's message follows.
 pub const SCHEMA_INVALID: &str = "schema_invalid: ";
+/// Prefix of [`Event::quarantine`] where the payload was erased; who did it follows.
+pub const ERASED: &str = "erased ";
 /// In front of the name of a sender's header that is kept.
 const KEPT: &str = "weft-kept-";
 /// The source of the mesh's own events. Subscriptions without sources do not take them.
@@ -100,17 +99,6 @@ pub struct Event {
     pub payload: Bytes,
 }
 
-/// A message of EVENTS, decoded.
-#[derive(Debug, Clone)]
-pub enum Entry {
-    /// An event.
-    Event(Box<Event>),
-    /// Heads carried forward.
-    Heads(Heads),
-    /// A message that Weft did not write: to be counted and passed over.
-    Foreign(DecodeError),
-}
-
 /// Why a message is not ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -121,11 +109,29 @@ pub enum DecodeError {
     #[error("header {0} is missing or malformed")]
     Header(&'static str),
     /// It is not the record that its subject says.
-    #[error("not a record of heads")]
+    #[error("not the record that it says")]
     Record,
 }
 
 impl Event {
+    /// Whether its payload and kept headers were erased.
+    pub fn is_erased(&self) -> bool {
+        self.quarantine.as_ref().is_some_and(|reason| reason.starts_with(ERASED))
+    }
+
+    /// It without payload, kept headers and trace, and why.
+    #[must_use]
+    pub fn erased(self, why: &str) -> Self {
+        Self {
+            payload: Bytes::new(),
+            kept_headers: Vec::new(),
+            traceparent: None,
+            data_pointer: String::new(),
+            quarantine: Some(format!("{ERASED}{why}")),
+            ..self
+        }
+    }
+
     /// The message that stores it.
     pub fn encode(&self, layout: Layout) -> Outgoing {
         /// Enough for most: the names take 200 bytes, ids and times 180.
@@ -286,19 +292,6 @@ impl<'a> RawHeaders<'a> {
     }
 }
 
-impl Entry {
-    /// Decodes a message of EVENTS. Never fails: a message that Weft did not write is [`Entry::Foreign`].
-    pub fn decode(layout: Layout, message: &Stored) -> Self {
-        if message.subject.starts_with("heads.") {
-            return records::decode(message).map_or(Self::Foreign(DecodeError::Record), Self::Heads);
-        }
-        match Event::decode(layout, message) {
-            Ok(event) => Self::Event(Box::new(event)),
-            Err(error) => Self::Foreign(error),
-        }
-    }
-}
-
 /// Writes what a replay of an event's body is recognised by into its headers.
 pub fn set_replay_key(headers: &mut Headers, key: EventId) {
     headers.set(REPLAY_KEY, key);
@@ -369,10 +362,13 @@ pub fn unescape(value: &str) -> Option<Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use weft_proto::{ids::ShardId, v1};
+    use weft_proto::{
+        ids::ShardId,
+        v1::{self, Heads},
+    };
 
     use super::*;
-    use crate::subject::encode_workflow;
+    use crate::{entry::Entry, records, subject::encode_workflow};
 
     prop_compose! {
         fn event()(

@@ -19,10 +19,11 @@ use crate::{
     connect::Connection,
     cursor::Cursor,
     direct::{self, DirectError},
-    event::{Entry, StoredEvent},
+    entry::Entry,
+    event::StoredEvent,
     message::Stored,
     pattern::pattern_matches,
-    streams::{self, EnsureError, StreamState},
+    streams::{self, EnsureError, Presence, StreamState},
     subject::Layout,
 };
 
@@ -244,11 +245,21 @@ pub async fn behind(
     if layout.shards() == 1 {
         return Ok(cursor);
     }
-    let Some(message) = direct::get(connection, &layout.events_stream(shard), seq).await? else {
+    let stream = layout.events_stream(shard);
+    let message = match direct::get(connection, &stream, seq).await? {
+        Some(message) => Some(message),
+        // Erased: what follows it was stored later, by which others may only be too early.
+        None if seq >= streams::state(connection, &stream).await?.first => {
+            direct::range(connection, &stream, seq, ">", 1, CHUNK_BYTES_TOTAL).await?.into_iter().next()
+        }
+        None => None,
+    };
+    let Some(message) = message else {
         return Err(ScanError::Expired { oldest: oldest(connection, layout).await? });
     };
     let time = match Entry::decode(layout, &message) {
         Entry::Event(event) => event.received_at.min(message.stored_at),
+        Entry::Erased(erasure) => erasure.event.received_at.min(message.stored_at),
         Entry::Heads(_) | Entry::Foreign(_) => message.stored_at,
     };
     // Below the smallest time there is nothing: the oldest kept.
@@ -276,10 +287,12 @@ pub async fn before_time(connection: &Connection, stream: &str, time: Timestamp)
         match direct::get(connection, stream, StreamSeq(middle)).await? {
             Some(message) if message.stored_at >= time => above = middle,
             Some(_) => below = middle,
-            None => {
-                check_dropped(connection, stream, StreamSeq(middle)).await?;
-                below = middle;
-            }
+            None => match next_after_gap(connection, stream, StreamSeq(middle), StreamSeq(above)).await? {
+                Gap::Dropped => below = middle,
+                // Of erased events nothing was stored in between that could decide it.
+                Gap::Erased(Some(next)) if next.stored_at < time => below = next.seq.0,
+                Gap::Erased(_) => above = middle,
+            },
         }
     }
     Ok(StreamSeq(below))
@@ -289,13 +302,51 @@ fn before_first(state: StreamState) -> StreamSeq {
     StreamSeq(state.first.0.saturating_sub(1))
 }
 
-/// A message that is not there has been dropped: only retention removes messages, from the oldest on. Where it has not, a
-/// replica answered that does not have it yet, and nothing may be concluded from that.
-async fn check_dropped(connection: &Connection, stream: &str, seq: StreamSeq) -> Result<(), ScanError> {
+/// Reason that a message is missing.
+enum Gap {
+    /// It was dropped with all before it.
+    Dropped,
+    /// It was erased; the next message before the end of the range, if there is one.
+    Erased(Option<Stored>),
+}
+
+/// Finds the reason that the message at `seq` is missing.
+async fn next_after_gap(
+    connection: &Connection,
+    stream: &str,
+    seq: StreamSeq,
+    end: StreamSeq,
+) -> Result<Gap, ScanError> {
     if seq < streams::state(connection, stream).await?.first {
-        return Ok(());
+        return Ok(Gap::Dropped);
     }
-    Err(ScanError::Unavailable(format!("{stream}: a replica does not have {seq} yet")))
+    let next = direct::range(connection, stream, seq, ">", 1, CHUNK_BYTES_TOTAL).await?.into_iter().next();
+    match next {
+        // Reads are contiguous: a replica that has a later message lacks no earlier one.
+        Some(next) => Ok(Gap::Erased(Some(next).filter(|next| next.seq < end))),
+        None => match streams::presence(connection, stream, StreamSeq(seq.0 - 1), seq).await?.1 {
+            Presence::Absent => Ok(Gap::Erased(None)),
+            Presence::Present | Presence::Unreached => {
+                Err(ScanError::Unavailable(format!("{stream}: a replica does not have {seq} yet")))
+            }
+        },
+    }
+}
+
+/// Messages that are not there have been dropped by retention, or erased. Otherwise a replica answered that does not have
+/// them yet, and nothing may be concluded from that.
+async fn check_removed(
+    connection: &Connection,
+    stream: &str,
+    after: StreamSeq,
+    through: StreamSeq,
+) -> Result<(), ScanError> {
+    match streams::presence(connection, stream, after, through).await?.1 {
+        Presence::Absent => Ok(()),
+        Presence::Present | Presence::Unreached => {
+            Err(ScanError::Unavailable(format!("{stream}: a replica does not have {through} yet")))
+        }
+    }
 }
 
 /// Whether a stream still holds, or will hold, everything behind a position.
@@ -333,7 +384,7 @@ impl Source {
             if self.filtered {
                 self.check_last(connection).await?;
             } else {
-                check_dropped(connection, &self.stream, self.end).await?;
+                check_removed(connection, &self.stream, self.position, self.end).await?;
             }
             self.position = self.end;
         }
@@ -393,8 +444,13 @@ async fn merge(
         oldest.position = message.seq;
         entries += 1;
         // Heads and what is not ours only move the position.
-        if let Entry::Event(event) = Entry::decode(layout, &message) {
-            let stored = StoredEvent { seq: message.seq, stored_at: message.stored_at, event: *event };
+        let (seq, stored_at) = (message.seq, message.stored_at);
+        let stored = match Entry::decode(layout, &message) {
+            Entry::Event(event) => Some(StoredEvent { seq, stored_at, event: *event }),
+            Entry::Erased(erasure) => Some(erasure.into_stored(seq, stored_at)),
+            Entry::Heads(_) | Entry::Foreign(_) => None,
+        };
+        if let Some(stored) = stored {
             if filter.takes(oldest.shard, &stored) {
                 bytes += stored.event.payload.len();
                 events.push(stored);

@@ -20,7 +20,7 @@ use weft_nats::{
     private_file,
 };
 
-use crate::failure::Failure;
+use crate::{config::CatalogOptions, failure::Failure};
 
 /// Server and token for the operator's commands, inside the data folder.
 pub const CLIENT_FILE: &str = "client.toml";
@@ -135,17 +135,21 @@ impl DataFolder {
         Ok(Secret::new(token))
     }
 
-    /// The key that the catalog is sealed with: the environment's, else the one that is kept here, else a new one, kept from
-    /// now on.
+    /// The keys that the catalog is sealed with: the configuration's, else the environment's, else the one that is kept
+    /// here, else a new one, kept from now on.
     ///
     /// # Errors
     ///
-    /// One line: the key is none, or the file cannot be read or written.
-    pub fn master_key(&self) -> Result<MasterKey, Failure> {
+    /// One line: a key is none, the file cannot be read or written, or two places name keys.
+    pub fn master_key(&self, options: &CatalogOptions) -> Result<MasterKey, Failure> {
         let (text, file) = (variable(MASTER_KEY_VARIABLE)?, variable(MASTER_KEY_FILE_VARIABLE)?);
-        match named_master_key(text.as_deref(), file.as_deref()) {
-            Some(key) => key.map_err(Failure::Failed),
-            None => self.kept_master_key(),
+        let named = named_master_key(text.as_deref(), file.as_deref());
+        match (configured_master_keys(options), named) {
+            (Some(_), Some(_)) => Err(Failure::Failed(format!(
+                "[catalog] master_keys is set, and {MASTER_KEY_VARIABLE} or {MASTER_KEY_FILE_VARIABLE} too; unset one"
+            ))),
+            (Some(key), None) | (None, Some(key)) => key.map_err(Failure::Failed),
+            (None, None) => self.kept_master_key(),
         }
     }
 
@@ -197,6 +201,22 @@ fn variable(name: &str) -> Result<Option<String>, Failure> {
         Err(VarError::NotUnicode(_)) => Err(Failure::Failed(format!("{name} is not UTF-8"))),
         Err(VarError::NotPresent) => Ok(None),
     }
+}
+
+/// The master keys of `[catalog] master_keys`; `None`: it names none.
+fn configured_master_keys(options: &CatalogOptions) -> Option<Result<MasterKey, String>> {
+    let key = |(index, text): (usize, &SecretRef)| {
+        let place = format!("[catalog] master_keys[{index}]");
+        let text = text.resolve().map_err(|problem| format!("{place}: {problem}"))?;
+        MasterKey::parse(text.expose()).map_err(|problem| format!("{place}: {problem}"))
+    };
+    let keys: Result<Vec<_>, String> = options.master_keys.iter().enumerate().map(key).collect();
+    let mut keys = match keys {
+        Ok(keys) => keys.into_iter(),
+        Err(problem) => return Some(Err(problem)),
+    };
+    let first = keys.next()?;
+    Some(first.with_others(keys).map_err(|problem| format!("[catalog] master_keys: {problem}")))
 }
 
 /// The master key that the variables name: the key itself, `file:` and a path, or a path; `None`: neither is set.
@@ -318,6 +338,29 @@ mod tests {
         ] {
             let problem = named(text, file).unwrap().unwrap_err();
             assert!(problem.contains(says) && problem.lines().count() == 1, "{problem}");
+        }
+    }
+
+    /// The first configured key seals, the others open; a fault names its place in the list and no key.
+    #[test]
+    fn several_master_keys_are_configured_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let [new, old] = [MasterKey::generate(), MasterKey::generate()];
+        let path = folder.path().join("new");
+        fs::write(&path, format!("{new}\n")).unwrap();
+        let configured = |keys: &[SecretRef]| configured_master_keys(&CatalogOptions { master_keys: keys.to_vec() });
+        let clear = |text: &str| SecretRef::Clear(Secret::new(text));
+        let both = configured(&[SecretRef::File(path), clear(&old)]).unwrap().unwrap();
+        let id = |text: &str| MasterKey::parse(text).unwrap().id();
+        assert_eq!((both.id(), both.other_ids()), (id(&new), vec![id(&old)]));
+        assert!(configured(&[]).is_none());
+        for (keys, says) in [
+            (vec![clear(&old), clear("short")], "master_keys[1]"),
+            (vec![clear(&old), clear(&old)], "named twice"),
+            (vec![SecretRef::File("/nonexistent/key".into())], "/nonexistent/key"),
+        ] {
+            let problem = configured(&keys).unwrap().unwrap_err();
+            assert!(problem.contains(says) && problem.lines().count() == 1 && !problem.contains(&old), "{problem}");
         }
     }
 

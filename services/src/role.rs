@@ -107,7 +107,7 @@ async fn start(
 ) -> Result<Vec<Line>, Failure> {
     let (name, folder, spec) = (role.name(), data.role(role.name()), config.spec);
     let report = readiness.add(name);
-    let key = data.master_key()?;
+    let key = data.master_key(&config.sealing)?;
     let nats = config.nats.of_role(role.of_nats());
     let catalog = || async move {
         let connection = connect(&nats, &format!("weft-{name}")).await?;

@@ -6,10 +6,14 @@ use std::{
 };
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Deserialize;
 use tracing::{Level, Metadata};
-use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+use weft_gateway::ACCESS_LOG;
 
-use crate::command::terminal;
+use crate::{command::terminal, failure::Failure};
 
 /// Interval at which the recorder empties its buffers into its histograms, also without scrapes.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -20,14 +24,78 @@ const OURS: [&str; 8] =
 const SECONDS_BUCKETS: [f64; 16] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
+/// The variables that choose what is logged; the first that is set counts.
+const FILTER_VARIABLES: [&str; 2] = ["WEFT_LOG", "RUST_LOG"];
+
+/// `[log_output]`: how the process logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogOutputOptions {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Whether a gateway logs a line for each HTTP request that it has answered.
+    pub access: bool,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object: `timestamp`, `level`, `target`, `message`, and the fields of the event.
+    Json,
+}
+
 /// Sends log lines to stderr, filtered by `WEFT_LOG`, else `RUST_LOG`, else `default`.
-pub fn log_to_stderr(default: &str) {
-    let wanted = ["WEFT_LOG", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
-    let filter = EnvFilter::builder().parse_lossy(wanted.as_deref().unwrap_or(default));
-    let lines = fmt::layer().with_writer(|| Lines(std::io::stderr())).with_ansi(std::io::stderr().is_terminal());
+///
+/// # Errors
+///
+/// One line: the filter makes no sense.
+pub fn log_to_stderr(default: &str, options: LogOutputOptions) -> Result<(), Failure> {
+    let set = FILTER_VARIABLES.into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
+    let filter = match set {
+        None => filter("the default", default, options)?,
+        Some((name, text)) => {
+            let text = text.into_string().map_err(|_| Failure::Failed(format!("{name} is not UTF-8")))?;
+            filter(name, &text, options)?
+        }
+    };
+    let lines = fmt::layer().with_writer(|| Lines(std::io::stderr()));
+    let lines = match options.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+    };
     let subscriber = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_told)).with(lines);
     // Only a second call fails; the first subscriber stays.
     let _ = subscriber.try_init();
+    Ok(())
+}
+
+/// The filter of a text that stands in `name`, such as `info,weft_worker=debug`.
+fn filter(name: &str, text: &str, options: LogOutputOptions) -> Result<EnvFilter, Failure> {
+    let wrong = |problem: &dyn std::fmt::Display| {
+        let problem = problem.to_string().lines().collect::<Vec<_>>().join(" ");
+        let example = "such as info, or warn,weft_worker=debug";
+        Failure::Failed(format!(
+            "{name}: {text:?} is not a log filter: {problem}; write LEVEL or TARGET=LEVEL, {example}"
+        ))
+    };
+    // Any other word would be taken for a target, of which everything is logged.
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let mut bare = words.filter(|word| !word.contains(['=', '[', ':', '_']));
+    if let Some(word) = bare.find(|word| !is_level(word) && !OURS.contains(word)) {
+        return Err(wrong(&format!("{word:?} is not a level (off, error, warn, info, debug, trace)")));
+    }
+    let level = if options.access { "info" } else { "off" };
+    let access = format!("{ACCESS_LOG}={level}").parse().map_err(|error| wrong(&error))?;
+    let filter = EnvFilter::builder().parse(text).map_err(|error| wrong(&error))?;
+    Ok(filter.add_directive(access))
+}
+
+fn is_level(word: &str) -> bool {
+    word.parse::<tracing::level_filters::LevelFilter>().is_ok()
 }
 
 /// Writes log lines. They quote senders and receivers: characters that would reverse or hide a part of a line are escaped.
@@ -81,6 +149,30 @@ mod tests {
         let line = "\u{1b}[33mWARN\u{1b}[0m type=\u{202e}evil\u{9b}\n";
         assert_eq!(Lines(&mut written).write(line.as_bytes()).unwrap(), line.len());
         assert_eq!(String::from_utf8(written).unwrap(), "\u{1b}[33mWARN\u{1b}[0m type=\\u202eevil\\u009b\n");
+    }
+
+    /// A mistyped filter is an error in one line that names the variable, and not a filter that shows nothing or everything.
+    #[test]
+    fn a_filter_is_read_or_refused() {
+        let read = |text: &str| filter("WEFT_LOG", text, LogOutputOptions::default());
+        for text in ["", "info", "WARN", "off", "info,async_nats=warn", "weft_worker", "weft_nats::connect=trace", "2"]
+        {
+            assert!(read(text).is_ok(), "{text}");
+        }
+        for text in ["inof", "info,weft_worker=loud", "verbose", "info, chatty"] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.starts_with("WEFT_LOG: ") && error.lines().count() == 1, "{text}: {error}");
+        }
+    }
+
+    /// The access log is of those who ask for it, regardless of the level of the rest.
+    #[test]
+    fn the_access_log_has_its_own_switch() {
+        for (access, says) in [(true, format!("{ACCESS_LOG}=info")), (false, format!("{ACCESS_LOG}=off"))] {
+            let options = LogOutputOptions { access, ..LogOutputOptions::default() };
+            let filter = filter("WEFT_LOG", "debug", options).unwrap().to_string();
+            assert!(filter.contains(&says), "{filter}");
+        }
     }
 
     #[test]

@@ -315,7 +315,7 @@ async fn start(
     let mut roles = Roles::default();
     let spec = config.spec.clone();
 
-    let key = data.master_key()?;
+    let key = data.master_key(&config.sealing)?;
     let catalog = async |access: &NatsOptions, name: &str| -> Result<Catalog, Failure> {
         Ok(Catalog::new(connect(access, name).await?, key.clone()))
     };

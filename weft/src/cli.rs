@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use weft_services::{
     command::{
         audit,
-        catalog::{apply, key, source, subscription},
+        catalog::{apply, key, reseal, source, subscription},
         check, config, dlq, event, healthcheck, listen, nats, rejected, replay, shard, sign, stats, top, verify,
         workflow,
     },
@@ -14,7 +14,9 @@ use weft_services::{
     demo,
     failure::Failure,
     role::{self, Role},
-    signal, telemetry, up,
+    signal,
+    telemetry::{self, LogOutputOptions},
+    up,
 };
 
 use crate::{generate, help};
@@ -77,6 +79,9 @@ pub enum Command {
     Key(key::KeyCommand),
     /// Apply the sources and subscriptions of a file
     Apply(apply::ApplyArgs),
+    /// Seal the catalog with another master key
+    #[command(subcommand)]
+    Catalog(reseal::CatalogCommand),
     /// List, get and retry refused requests
     #[command(subcommand)]
     Rejected(rejected::RejectedCommand),
@@ -148,14 +153,6 @@ impl Command {
         matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) | Self::Listen(_))
     }
 
-    /// The default log filter.
-    const fn log_default(&self) -> &'static str {
-        match self {
-            Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_) => ROLE_LOG,
-            _ => COMMAND_LOG,
-        }
-    }
-
     /// True for processes that keep a data folder.
     pub const fn keeps_data(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Gateway(_) | Self::Worker(_) | Self::Admin(_))
@@ -174,7 +171,10 @@ pub fn parse() -> Cli {
 ///
 /// [`Failure`], with its exit code.
 pub async fn run(command: Command) -> Result<(), Failure> {
-    telemetry::log_to_stderr(command.log_default());
+    // A role logs as its configuration says.
+    if !command.keeps_data() {
+        telemetry::log_to_stderr(COMMAND_LOG, LogOutputOptions::default())?;
+    }
     if command.serves() {
         weft_serve::descriptors::raise();
     }
@@ -198,6 +198,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Subscription(command) => subscription::run(command).await,
         Command::Key(command) => key::run(command).await,
         Command::Apply(args) => apply::run(args).await,
+        Command::Catalog(command) => reseal::run(command).await,
         Command::Rejected(command) => rejected::run(command).await,
         Command::Audit(command) => audit::run(command).await,
         Command::Sign(args) => sign::run(args).await,
@@ -217,6 +218,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
 fn load(args: &RunArgs) -> Result<Config, Failure> {
     let mut config = Config::load(args.config.as_deref(), args.data.as_deref()).map_err(|error| Failure::of(&error))?;
     config.spec.new_log = args.new_log;
+    telemetry::log_to_stderr(ROLE_LOG, config.log_output)?;
     config.warn();
     Ok(config)
 }

@@ -11,7 +11,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("Try", &["demo", "check", "listen", "sign", "verify", "bench"]),
     ("Look at events", &["event", "workflow", "replay", "stats", "top"]),
     ("Repair", &["dlq", "rejected", "shard", "audit"]),
-    ("Configure", &["source", "subscription", "key", "apply", "config"]),
+    ("Configure", &["source", "subscription", "key", "apply", "catalog", "config"]),
     ("Shell", &["completion", "man"]),
 ];
 
@@ -33,6 +33,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 16] = [
             ("weft event send --source shop --type order.paid --secret env:SHOP_SECRET", "sign and post one"),
             ("weft event tail --since 1h --type 'order.*'", "the last hour, then what comes"),
             ("weft event get EVENT_ID -o json", "with what the receiver answered"),
+            ("weft event erase --workflow customer-7 --reason GDPR", "payloads and kept headers, for good"),
         ],
     ),
     (
@@ -138,6 +139,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 16] = [
             ("weft stats -o json", "with the series by minutes"),
         ],
     ),
+    ("catalog", &[("weft catalog reseal --reason rotation", "after the new master key has come first everywhere")]),
     ("nats", &[("weft nats config --passwords /etc/weft/nats", "accounts, users and permissions for your own server")]),
 ];
 

@@ -9,14 +9,19 @@ use weft_nats::{
     connect::Connection,
     dead_letter::{self, CopyName},
     direct::{self, DirectError},
+    erasure::Erasure,
+    event::StoredEvent,
     message::Stored,
-    streams::{self, EnsureError, StreamState},
+    streams::{self, EnsureError, Presence, StreamState},
     subject::Layout,
 };
 use weft_proto::ids::{EventId, ShardId, StreamSeq, WorkflowId};
 
 /// Pause before a failed read is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Messages and bytes of one read for records of erased events.
+const ERASED_READ: usize = 256;
+const ERASED_BYTES: usize = 4 << 20;
 
 /// The streams of one shard. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -70,7 +75,7 @@ impl Log {
         let known = match messages.last() {
             Some(last) => last.seq,
             None => {
-                whole = whole || self.state(stream).await?.first > through;
+                whole = whole || self.is_removed(stream, through).await?;
                 through
             }
         };
@@ -93,7 +98,7 @@ impl Log {
     pub async fn get(&self, stream: &str, seq: StreamSeq) -> Option<Stored> {
         until_answered(|| async move {
             match direct::get(&self.connection, stream, seq).await? {
-                None if self.state(stream).await?.first <= seq => Err(lagging(stream, seq)),
+                None if !self.is_removed(stream, seq).await? => Err(lagging(stream, seq)),
                 found => Ok(found),
             }
         })
@@ -113,6 +118,38 @@ impl Log {
     /// The first sequence that a stream holds, repeated until it succeeds.
     pub async fn first(&self, stream: &str) -> StreamSeq {
         until_answered(|| self.state(stream)).await.first
+    }
+
+    /// The erased events of a workflow in `from..=through`, without their payloads, repeated until it succeeds. Their records
+    /// may be anywhere after them.
+    pub async fn erased(&self, workflow: &WorkflowId, from: StreamSeq, through: StreamSeq) -> Vec<StoredEvent> {
+        let (stream, subject) = (self.layout.events_stream(self.shard), self.layout.event_subject(workflow));
+        let (mut position, mut erased) = (from, Vec::new());
+        loop {
+            let read = until_answered(|| {
+                direct::range(&self.connection, &stream, position, &subject, ERASED_READ, ERASED_BYTES)
+            });
+            let messages = read.await;
+            let Some(last) = messages.last() else { break };
+            position = last.seq.next();
+            let found = messages.iter().filter_map(|message| Erasure::decode(self.layout, message));
+            let found = found.filter(|erasure| (from..=through).contains(&erasure.seq));
+            erased.extend(found.map(|Erasure { seq, stored_at, event, .. }| StoredEvent { seq, stored_at, event }));
+        }
+        erased.sort_by_key(|event| event.seq);
+        erased.dedup_by_key(|event| event.seq);
+        erased
+    }
+
+    /// Whether a stream no longer holds the message at `seq`: dropped by retention, or erased. Certain, by its leader.
+    async fn is_removed(&self, stream: &str, seq: StreamSeq) -> Result<bool, DirectError> {
+        if self.state(stream).await?.first > seq {
+            return Ok(true);
+        }
+        let unavailable = |error: EnsureError| DirectError::Unavailable(error.to_string());
+        let before = StreamSeq(seq.0.saturating_sub(1));
+        let (_, presence) = streams::presence(&self.connection, stream, before, seq).await.map_err(unavailable)?;
+        Ok(presence == Presence::Absent)
     }
 
     async fn state(&self, stream: &str) -> Result<StreamState, DirectError> {

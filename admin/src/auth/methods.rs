@@ -33,6 +33,7 @@ const METHODS: [(&str, Scope, Limits); 53] = [
     ("EventService/GetEvent", Scope::Read, Enforced),
     ("EventService/EventsSince", Scope::Read, Enforced),
     ("EventService/TailEvents", Scope::Read, Enforced),
+    ("EventService/EraseEvents", Scope::Admin, Forbidden),
     ("DeadLetterService/ListDeadLetters", Scope::Read, Enforced),
     ("DeadLetterService/GetDeadLetter", Scope::Read, Enforced),
     ("DeadLetterService/RedriveDeadLetters", Scope::Operate, Enforced),
@@ -82,6 +83,7 @@ const METHODS: [(&str, Scope, Limits); 53] = [
     ("CatalogService/UpdateApiKey", Scope::Admin, Forbidden),
     ("CatalogService/DeleteApiKey", Scope::Admin, Forbidden),
     ("CatalogService/Apply", Scope::Admin, Forbidden),
+    ("CatalogService/Reseal", Scope::Admin, Forbidden),
 ];
 
 /// Access to the method of a request's path, `/<package>.<service>/<method>`. A method without an entry is for admins only.

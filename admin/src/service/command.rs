@@ -93,6 +93,15 @@ impl Call {
     }
 }
 
+/// Appends a record of what was done, on the shard of records.
+///
+/// # Errors
+///
+/// LOG_UNAVAILABLE.
+pub(super) async fn append_record(log: &LogState, command: &v1::Command) -> Result<Run, Status> {
+    append(log, weft_catalog::edit::RECORD_SHARD, command).await
+}
+
 /// The caller's request id, or a new one.
 pub(super) fn request_id(given: &str) -> Result<String, Status> {
     if given.is_empty() {

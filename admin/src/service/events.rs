@@ -15,6 +15,7 @@ use weft_proto::{
 };
 
 use super::{
+    erase,
     state::{LogState, State},
     tail::{self, Responses},
 };
@@ -26,6 +27,8 @@ use crate::{
 mod list;
 mod named;
 
+/// Status of an event whose payload was erased.
+const ERASED: &str = "erased";
 /// Default number of events of one page.
 const LIMIT_DEFAULT: u32 = 100;
 /// Maximum number of events of one page.
@@ -69,9 +72,10 @@ impl EventService for Events {
         // What a key may not see is not there.
         let seen = event.filter(|event| grant.check(&event.source, &event.workflow).is_ok());
         let event = seen.ok_or_else(unknown)?;
+        let status = if event.is_erased() { ERASED } else { found.status.as_str() };
         Ok(Response::new(v1::GetEventResponse {
             event: Some(convert::event(event)),
-            status: found.status.as_str().to_owned(),
+            status: status.to_owned(),
             deliveries: found.deliveries.into_iter().map(convert::delivery).collect(),
             stored_at: found.stored_at_ms.and_then(convert::milliseconds),
         }))
@@ -98,6 +102,15 @@ impl EventService for Events {
             next_cursor: page.next.to_string(),
             has_more: page.has_more,
         }))
+    }
+
+    async fn erase_events(
+        &self,
+        request: Request<v1::EraseEventsRequest>,
+    ) -> Result<Response<v1::EraseEventsResponse>, Status> {
+        let log = self.state.log()?;
+        let grant = auth::grant(&request)?;
+        erase::erase(log, &grant, request.into_inner()).await.map(Response::new)
     }
 
     type TailEventsStream = Responses;

@@ -58,6 +58,7 @@ mod command;
 mod dead_letter_query;
 mod dead_letter_stats;
 mod dead_letters;
+mod erase;
 mod events;
 mod page_token;
 mod redrive;
@@ -100,6 +101,8 @@ const SERVICES: &[&str] = &[
 ];
 /// The pause before the catalog is resealed after a failure.
 const SEAL_RETRY: Duration = Duration::from_secs(2);
+/// The pause before interrupted erasures are tried again.
+const ERASE_RETRY: Duration = Duration::from_secs(2);
 /// Time-out for the history to reach the end of the log before it lists the subscriptions that the log knows.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which the history removes expired rows.
@@ -334,13 +337,36 @@ impl Opening<'_> {
         };
         tasks.spawn(alerts.run(stop.child_token()));
         tasks.spawn(observer.run(observations, stop.child_token()));
-        state.open(LogState { connection, layout, history, tails, catalog: catalog.clone(), observed });
+        let log = LogState { connection, layout, history, tails, catalog: catalog.clone(), observed };
+        tasks.spawn(finish_erasures(log.clone(), stop.child_token()));
+        state.open(log);
         loop {
             progress.send_replace(read.borrow_and_update().clone());
             tokio::select! {
                 changed = read.changed() => if changed.is_err() { return Ok(()) },
                 () = state.draining().cancelled() => return Ok(()),
             }
+        }
+    }
+}
+
+/// Finishes erasures whose admin has ended before they were complete, once the history knows them.
+async fn finish_erasures(log: LogState, stop: CancellationToken) {
+    loop {
+        let finished = async {
+            log.history.reach_commands(HISTORY_TIMEOUT).await.map_err(|error| error.to_string())?;
+            erase::finish(&log).await.map_err(|status| status.message().to_owned())
+        };
+        tokio::select! {
+            finished = finished => match finished {
+                Ok(()) => return,
+                Err(problem) => tracing::debug!(problem, "interrupted erasures cannot be finished yet"),
+            },
+            () = stop.cancelled() => return,
+        }
+        tokio::select! {
+            () = sleep(ERASE_RETRY) => {}
+            () = stop.cancelled() => return,
         }
     }
 }

@@ -18,6 +18,7 @@ use weft_nats::{
     connect::Connection,
     dead_letter::{self, CopyName},
     direct,
+    erasure::Erasure,
     event::Event,
     streams,
     subject::Layout,
@@ -162,6 +163,12 @@ impl LogState {
         place: Option<&DeadLetterPlace>,
     ) -> Result<Option<Event>, Status> {
         let stream = self.layout.events_stream(shard);
+        // First, since a copy may be removed only afterwards.
+        if let Some(record) = self.history.erased_by(shard, seq).await.map_err(of_history)? {
+            let record = direct::get(&self.connection, &stream, record).await.map_err(of_direct)?;
+            let erasure = record.and_then(|record| Erasure::decode(self.layout, &record));
+            return Ok(erasure.map(|erasure| erasure.event).filter(|event| event.id == id));
+        }
         let message = direct::get(&self.connection, &stream, seq).await.map_err(of_direct)?;
         let event = message.and_then(|message| Event::decode(self.layout, &message).ok());
         if let Some(event) = event.filter(|event| event.id == id) {

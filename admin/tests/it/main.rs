@@ -6,6 +6,7 @@ mod catalog;
 mod component;
 mod console;
 mod dead_letters;
+mod erase;
 mod events;
 mod keys;
 mod lag;

@@ -7,7 +7,12 @@ use weft_worker::{
     destination::{Delivery, DeliveryResult, Destination},
 };
 
-use weft_services::{config::Config, data::DataFolder, failure::Failure, signal, telemetry};
+use weft_services::{
+    config::{CatalogOptions, Config},
+    data::DataFolder,
+    failure::Failure,
+    signal, telemetry,
+};
 
 /// The destination's name.
 const NAME: &str = "discard";
@@ -55,7 +60,7 @@ pub async fn run(args: DiscardArgs) -> Result<(), Failure> {
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
     let worker = Worker::builder()
         .nats_options(config.nats)
-        .master_key(data.master_key()?)
+        .master_key(data.master_key(&CatalogOptions::default())?)
         .log(config.spec)
         .folder(data.role("worker"))
         .options(config.worker)

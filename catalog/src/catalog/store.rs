@@ -13,7 +13,7 @@ use weft_proto::ids::StreamSeq;
 use super::{Catalog, CatalogError, READ_BYTES, READ_MESSAGES, READ_PATIENCE};
 use crate::{
     bucket::{created_ns, prefix, stream, subject},
-    reading::{Base, Legacy, Reading},
+    reading::{Base, Reading, Stale, StaleEntry},
     seal::Claims,
     stamp,
 };
@@ -25,6 +25,15 @@ const STORE_PATIENCE: Duration = Duration::from_secs(10);
 const STORE_PAUSE_MS_MAX: u64 = 5;
 /// Rounds of resealing that other writes may interrupt. Each round keeps what it has sealed.
 const SEAL_ROUNDS: u32 = 1000;
+
+/// How far a resealing has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resealed {
+    /// Entries sealed so far.
+    pub sealed: usize,
+    /// Entries that are left.
+    pub remaining: usize,
+}
 
 /// Up to which sequence of the bucket values of the form before count, as far as has been read: the bucket's time of creation,
 /// and the sequence; `None`: without an end.
@@ -103,6 +112,21 @@ impl Catalog {
     ///
     /// [`CatalogError::Unavailable`].
     pub async fn reseal(&self) -> Result<usize, CatalogError> {
+        self.reseal_stale(Stale::Form, |_| ()).await
+    }
+
+    /// Reseals every entry that is sealed with another key than the first, with the stamp that it has: afterwards the other
+    /// keys are not needed. Any process with the keys may do it, several at once. Says how far it has come after each entry,
+    /// and returns how many it has sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError::Unavailable`]. What has been sealed by then stays so.
+    pub async fn reseal_with_first_key(&self, said: impl FnMut(Resealed)) -> Result<usize, CatalogError> {
+        self.reseal_stale(Stale::FormOrKey, said).await
+    }
+
+    async fn reseal_stale(&self, which: Stale, mut said: impl FnMut(Resealed)) -> Result<usize, CatalogError> {
         let mut sealed = 0;
         for _ in 0..SEAL_ROUNDS {
             let state = self.state().await?;
@@ -114,17 +138,21 @@ impl Catalog {
             let created_ns = created_ns(&state);
             // Where no value contains it yet, it is here: a later message makes the first write fail.
             let through = self.legacy_end.of(created_ns).min(state.last.0);
-            let legacy = reading.legacy();
-            if legacy.is_empty() {
+            let stale = reading.stale(which);
+            said(Resealed { sealed, remaining: stale.len() });
+            if stale.is_empty() {
                 self.legacy_end.lower(created_ns, through);
                 return Ok(sealed);
             }
             let mut last = state;
-            for entry in legacy {
+            let mut remaining = stale.len();
+            for entry in stale {
                 match self.seal_entry(&last, &entry, through).await {
                     Ok(Some(stored)) => {
                         self.legacy_end.lower(created_ns, through);
                         sealed += 1;
+                        remaining = remaining.saturating_sub(1);
+                        said(Resealed { sealed, remaining });
                         last.last = StreamSeq(stored);
                     }
                     Ok(None) => {}
@@ -140,17 +168,17 @@ impl Catalog {
     async fn seal_entry(
         &self,
         state: &StreamState,
-        legacy: &Legacy,
+        stale: &StaleEntry,
         through: u64,
     ) -> Result<Option<u64>, CatalogError> {
-        let (stream, subject) = (stream(), subject(&legacy.entry));
-        let found = direct::range(&self.connection, &stream, StreamSeq(legacy.revision), &subject, 1, READ_BYTES);
+        let (stream, subject) = (stream(), subject(&stale.entry));
+        let found = direct::range(&self.connection, &stream, StreamSeq(stale.revision), &subject, 1, READ_BYTES);
         let found = found.await.map_err(|error| CatalogError::Unavailable(error.to_string()))?;
-        let Some(message) = found.first().filter(|message| message.seq.0 == legacy.revision) else { return Ok(None) };
-        let Ok(opened) = self.key.open(&legacy.entry, &message.headers, &message.payload) else { return Ok(None) };
+        let Some(message) = found.first().filter(|message| message.seq.0 == stale.revision) else { return Ok(None) };
+        let Ok(opened) = self.key.open(&stale.entry, &message.headers, &message.payload) else { return Ok(None) };
         let headers = stamp::kept(&message.headers);
-        let claims = claims(state, legacy.base, through);
-        self.store_at(claims, legacy.base, legacy.entry.clone(), headers, &opened.value).await.map(Some)
+        let claims = claims(state, stale.base, through);
+        self.store_at(claims, stale.base, stale.entry.clone(), headers, &opened.value).await.map(Some)
     }
 
     async fn state(&self) -> Result<StreamState, CatalogError> {

@@ -255,8 +255,8 @@ fn values_of_the_form_before_count_until_the_catalog_is_resealed() {
     let old = |seq: u64| message(seq, "source.b", None, source(&key, "source.b", "b"));
     let reading = read(&key, &[old(1), old(2)]);
     assert_eq!(revisions(&reading), [("b".to_owned(), 2)]);
-    let legacy = Legacy { entry: "source.b".into(), revision: 2, base: Base { last: 2, previous: 2 } };
-    assert_eq!((reading.legacy(), reading.legacy_end()), (vec![legacy], (CREATED, u64::MAX)));
+    let legacy = StaleEntry { entry: "source.b".into(), revision: 2, base: Base { last: 2, previous: 2 } };
+    assert_eq!((reading.stale(Stale::Form), reading.legacy_end()), (vec![legacy], (CREATED, u64::MAX)));
 
     let resealed = placed(&key, claims(3, 0, 2));
     let reading = read(&key, &[old(2), resealed.clone(), old(4)]);
@@ -273,4 +273,25 @@ fn values_of_the_form_before_count_until_the_catalog_is_resealed() {
     informed.conclude();
     assert!(!informed.is_outdated());
     assert_eq!(revisions(&informed), [("a".to_owned(), 5)]);
+}
+
+/// While keys are exchanged, entries of either count, and those of the older key are the ones to seal again. Once they are,
+/// the older key is not needed, although the bucket still has messages that were sealed with it.
+#[test]
+fn entries_of_an_older_key_count_and_are_stale() {
+    let (new, old) = (key(), key());
+    let both = new.clone().with_others([old.clone()]).unwrap();
+    let before = placed(&old, claims(1, 0, 0));
+    assert!(!read(&new, std::slice::from_ref(&before)).snapshot.complete, "the new key alone opens nothing");
+    let reading = read(&both, std::slice::from_ref(&before));
+    assert!(reading.snapshot.complete && revisions(&reading) == [("a".to_owned(), 1)]);
+    let stale = StaleEntry { entry: "source.a".into(), revision: 1, base: Base { last: 1, previous: 1 } };
+    assert_eq!((reading.stale(Stale::Form), reading.stale(Stale::FormOrKey)), (vec![], vec![stale]));
+
+    let messages = [before, placed(&new, claims(2, 1, 0))];
+    for keys in [both, new] {
+        let reading = read(&keys, &messages);
+        assert!(reading.snapshot.complete && revisions(&reading) == [("a".to_owned(), 2)]);
+        assert_eq!(reading.stale(Stale::FormOrKey), vec![]);
+    }
 }

@@ -10,7 +10,7 @@ use ring::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weft_catalog::{Catalog, CatalogError, Snapshot};
+use weft_catalog::{Catalog, CatalogError, MasterKey, Snapshot};
 use weft_nats::{
     async_nats::HeaderMap,
     connect::Connection,
@@ -476,4 +476,47 @@ async fn changes_are_stored_while_the_uses_of_keys_are_noted() {
     stop.cancel();
     assert!(noting.await.unwrap() > 0);
     assert_eq!(catalog.read().await.unwrap().sources.len(), 50);
+}
+
+/// Keys are exchanged while the mesh runs: entries of the old key are read, sealed again with their stamp, and afterwards
+/// the old key is not needed. Sealing again does nothing more.
+#[tokio::test]
+async fn a_catalog_is_resealed_with_the_first_key() {
+    let server = TestServer::start().await;
+    let connection = server.connection("test").await;
+    ensure(&connection).await;
+    let of_old = Catalog::new(connection.clone(), master_key());
+    let revision = of_old.put_source(&source("a"), 0).await.unwrap();
+    of_old.put_source(&source("b"), 0).await.unwrap();
+    of_old.put_source(&source("c"), 0).await.unwrap();
+    of_old.delete_source("a", revision).await.unwrap();
+    let new = MasterKey::parse(&MasterKey::generate()).unwrap();
+    let both = Catalog::new(connection.clone(), new.clone().with_others([master_key()]).unwrap());
+    let mut following = both.watch(CancellationToken::new());
+    // One that seals with the old key meanwhile is sealed again, too.
+    of_old.put_source(&source("d"), 0).await.unwrap();
+    let before = both.read().await.unwrap();
+    assert!(before.complete && before.sources.len() == 3);
+    assert_eq!(
+        both.reseal().await.unwrap(),
+        0,
+        "only the command exchanges keys: other processes may not have the new one"
+    );
+    assert!(of_old.read().await.unwrap().complete);
+
+    let mut said = Vec::new();
+    assert_eq!(both.reseal_with_first_key(|progress| said.push(progress)).await.unwrap(), 4, "the removal, too");
+    assert_eq!(said.first().map(|first| (first.sealed, first.remaining)), Some((0, 4)));
+    assert_eq!(said.last().map(|last| (last.sealed, last.remaining)), Some((4, 0)));
+    assert_eq!(both.reseal_with_first_key(|_| ()).await.unwrap(), 0);
+    let of_new = Catalog::new(connection.clone(), new).read().await.unwrap();
+    assert!(of_new.complete, "{:?}", of_new.missing());
+    let names = |snapshot: &Snapshot| snapshot.sources.keys().cloned().collect::<Vec<_>>();
+    assert_eq!((names(&of_new), &of_new.authors), (names(&before), &before.authors));
+    let last = streams::state(&connection, BUCKET).await.unwrap().last;
+    assert!(see(&mut following, |snapshot| snapshot.position.sequence >= last.0).await.complete);
+    // A process without the new key sees that one is missing as soon as an entry has no value of the old one.
+    both.put_source(&source("e"), 0).await.unwrap();
+    let missing = of_old.read().await.unwrap().missing().unwrap();
+    assert!(missing.contains("master key"), "{missing}");
 }

@@ -67,6 +67,8 @@ pub enum Code {
     IdReused,
     /// The events after the cursor are no longer kept.
     CursorExpired,
+    /// The event's payload was erased.
+    Erased,
     /// Larger than the gateway takes.
     BodyTooLarge,
     /// A body that the gateway cannot read, such as a compressed one.
@@ -118,6 +120,7 @@ impl Code {
             Self::RequestTimeout => (S::REQUEST_TIMEOUT, "request_timeout", "Request timeout"),
             Self::IdReused => (S::CONFLICT, "id_reused", "Delivery id reused"),
             Self::CursorExpired => (S::GONE, "cursor_expired", "Cursor expired"),
+            Self::Erased => (S::GONE, "erased", "Erased"),
             Self::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
             Self::UnsupportedMediaType => {
                 (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
@@ -212,6 +215,7 @@ impl Code {
             Self::UnknownEvent
             | Self::IdReused
             | Self::CursorExpired
+            | Self::Erased
             | Self::RateLimited
             | Self::Internal
             | Self::LogUnavailable

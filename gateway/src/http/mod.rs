@@ -1,5 +1,6 @@
 //! The HTTP API: its routes, what they share, and how requests are answered and refused.
 
+mod access_log;
 pub mod body;
 pub mod error;
 pub mod events;
@@ -11,3 +12,5 @@ pub mod state;
 pub mod stream;
 pub mod webhooks;
 mod wire;
+
+pub use access_log::ACCESS_LOG;

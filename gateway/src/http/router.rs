@@ -8,6 +8,7 @@ use axum::{
 };
 
 use super::{
+    access_log,
     error::{Code, Problem},
     events, openapi, since,
     state::Api,
@@ -38,5 +39,5 @@ pub fn router(api: Arc<Api>) -> Router {
             Problem::new(Code::MethodNotAllowed, "the route does not take this method; see header allow")
         })
         .with_state(api);
-    admission::around(routes, admission)
+    access_log::around(admission::around(routes, admission))
 }

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use weft_catalog::{Matcher, keys::Grant};
 use weft_nats::{
     cursor::Cursor,
-    direct, envelope,
+    direct::{self, DirectError},
+    envelope, erasure,
     event::Event,
     scan::{self, Filter, Page},
 };
@@ -147,18 +148,28 @@ pub async fn event_of_delivery(
 /// An event that the key may not touch is unknown to it.
 async fn one(api: &Api, grant: &Grant, id: EventId) -> Result<Response, Problem> {
     let log = api.log()?;
-    let event = in_time(find(log, id)).await?.filter(|event| grant.check(&event.source, &event.workflow).is_ok());
-    let event = event.ok_or_else(unknown_event)?;
-    Ok(json(envelope::to_json(&event).into()))
+    let may_see = |event: &Event| grant.check(&event.source, &event.workflow).is_ok();
+    match in_time(find(log, id)).await? {
+        Some(event) if !may_see(&event) => Err(unknown_event()),
+        Some(event) if event.is_erased() => Err(Problem::new(Code::Erased, "the payload of the event was erased")),
+        Some(event) => Ok(json(envelope::to_json(&event).into())),
+        None => Err(unknown_event()),
+    }
 }
 
+/// An event, or what is left of an erased one.
 async fn find(log: &LogHandle, id: EventId) -> Result<Option<Event>, Problem> {
-    let Some((shard, seq)) = log.sequencer.position_of(id).await? else { return Ok(None) };
-    let message = direct::get(&log.connection, &log.layout.events_stream(shard), seq).await.map_err(|error| {
+    let unavailable = |error: DirectError| {
         tracing::debug!(%error, "event cannot be read");
         Problem::from(SubmitError::Unavailable)
-    })?;
-    Ok(message.and_then(|message| Event::decode(log.layout, &message).ok()).filter(|event| event.id == id))
+    };
+    let Some((shard, accepted)) = log.sequencer.accepted(id).await? else { return Ok(None) };
+    let message = direct::get(&log.connection, &log.layout.events_stream(shard), accepted.seq).await;
+    if let Some(message) = message.map_err(unavailable)? {
+        return Ok(Event::decode(log.layout, &message).ok().filter(|event| event.id == id));
+    }
+    let erasure = erasure::find(&log.connection, log.layout, &accepted.workflow, accepted.seq).await;
+    Ok(erasure.map_err(unavailable)?.map(|erasure| erasure.event).filter(|event| event.id == id))
 }
 
 /// The cursor that a reader names: one it was given, or the event it saw last.

@@ -51,6 +51,7 @@ const fn canonical(code: Code) -> tonic::Code {
         Code::UnknownSource | Code::UnknownEvent | Code::NotFound | Code::MethodNotAllowed => tonic::Code::NotFound,
         Code::RequestTimeout => tonic::Code::DeadlineExceeded,
         Code::IdReused => tonic::Code::AlreadyExists,
+        Code::Erased => tonic::Code::FailedPrecondition,
         Code::CursorExpired => tonic::Code::OutOfRange,
         Code::RateLimited => tonic::Code::ResourceExhausted,
         Code::Internal => tonic::Code::Internal,

@@ -293,6 +293,15 @@ impl Sequencer {
     ///
     /// [`SubmitError::Unavailable`], [`SubmitError::Starting`].
     pub async fn position_of(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, SubmitError> {
+        Ok(self.accepted(id).await?.map(|(shard, accepted)| (shard, accepted.seq)))
+    }
+
+    /// Shard and receipt of an event, as [`position_of`](Self::position_of).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn accepted(&self, id: EventId) -> Result<Option<(ShardId, Accepted)>, SubmitError> {
         let inner = &*self.inner;
         let find = async {
             if let Some(found) = inner.find(id).await? {
@@ -334,19 +343,19 @@ impl Inner {
     }
 
     /// Looks an event up in all shards.
-    async fn find(&self, id: EventId) -> Result<Option<(ShardId, StreamSeq)>, SubmitError> {
+    async fn find(&self, id: EventId) -> Result<Option<(ShardId, Accepted)>, SubmitError> {
         for shard in self.layout.all() {
             let submit_queue = self.submit_queue(shard)?;
             // What leaves the overlay is in the file before, so in this order nothing is missed.
             let (answer, answered) = oneshot::channel();
             submit_queue.ask(Ask::Position { id, answer }).await?;
-            if let Some(seq) = answered.await.map_err(|_| SubmitError::Starting)? {
-                return Ok(Some((shard, seq)));
+            if let Some(accepted) = answered.await.map_err(|_| SubmitError::Starting)? {
+                return Ok(Some((shard, accepted)));
             }
             let receipts = submit_queue.current.borrow().clone().ok_or(SubmitError::Starting)?;
             let looked = tokio::task::spawn_blocking(move || receipts.view()?.receipt(id)).await;
             match looked {
-                Ok(Ok(Some(accepted))) => return Ok(Some((shard, accepted.seq))),
+                Ok(Ok(Some(accepted))) => return Ok(Some((shard, accepted))),
                 Ok(Ok(None)) => {}
                 // The shard's task gets the same error and handles it.
                 Ok(Err(_)) | Err(_) => return Err(SubmitError::Unavailable),

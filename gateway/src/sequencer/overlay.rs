@@ -54,6 +54,8 @@ enum EntryKind {
     /// An event whose id was used again beyond the dedup horizon: what `ids` held of it.
     Superseded(EventId, Box<Accepted>),
     Heads(Vec<(WorkflowId, WorkflowHead)>),
+    /// The record of an erased event.
+    Erased(EventId, Box<Accepted>),
     Nothing,
 }
 
@@ -165,6 +167,7 @@ impl Overlay {
         match &change.content {
             Content::Event(id, accepted) => self.push_event(change.mark.id, *id, accepted.clone()),
             Content::Heads(heads) => self.push_heads(change.seq, change.mark.id, heads.clone()),
+            Content::Erased(id, accepted, head) => self.push_erased(change, *id, accepted, *head),
             Content::Foreign => self.push(change.seq, change.mark.id, EntryKind::Nothing),
         }
         Ok(false)
@@ -208,6 +211,8 @@ impl Overlay {
                 }
                 Content::Heads(heads.clone())
             }
+            // Never appended here.
+            EntryKind::Erased(..) => return Err(LogMismatch(seq)),
             EntryKind::Nothing => Content::Foreign,
         };
         self.unconfirmed -= 1;
@@ -282,6 +287,13 @@ impl Overlay {
                         self.heads.remove_if(&workflow, |(said, _)| *said <= entry.seq);
                     }
                 }
+                EntryKind::Erased(id, accepted) => {
+                    self.ids.remove_if(&id, |known| known.seq == accepted.seq && known.seq <= entry.seq);
+                    if let Some(key) = accepted.replay_key {
+                        self.replays.remove_if(&key, |(said, _)| *said <= entry.seq);
+                    }
+                    self.heads.remove_if(&accepted.workflow, |(said, _)| *said <= entry.seq);
+                }
                 EntryKind::Nothing => {}
             }
         }
@@ -321,6 +333,20 @@ impl Overlay {
             }
         }
         self.push(seq, message_id, EntryKind::Heads(heads));
+    }
+
+    /// An event was erased: its receipt and head stay known, also to a gateway that has not read the event itself.
+    fn push_erased(&mut self, change: &Change, id: EventId, accepted: &Accepted, erased: WorkflowHead) {
+        let seq = change.seq;
+        let head = self.heads.get(&accepted.workflow).map(|(_, head)| head);
+        if head.is_none_or(|head| head.sequence_number < erased.sequence_number) {
+            self.heads.insert(accepted.workflow.clone(), (seq, erased));
+        }
+        if !self.ids.contains_key(&id) {
+            self.replays.extend(accepted.replay_key.map(|key| (key, (seq, id))));
+            self.ids.insert(id, accepted.clone());
+        }
+        self.push(seq, change.mark.id, EntryKind::Erased(id, Box::new(accepted.clone())));
     }
 
     fn push(&mut self, seq: StreamSeq, id: Option<EventId>, kind: EntryKind) {

@@ -54,7 +54,7 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 pub(super) enum Ask {
     /// Where does this event stand, beyond the receipts' file?
-    Position { id: EventId, answer: oneshot::Sender<Option<StreamSeq>> },
+    Position { id: EventId, answer: oneshot::Sender<Option<Accepted>> },
     /// Which event has this replay key, beyond the receipts' file? And what is stream time?
     Replay { key: EventId, answer: oneshot::Sender<(Option<(EventId, Accepted)>, Timestamp)> },
     /// Answers once everything up to `end` has been read.

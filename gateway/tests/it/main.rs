@@ -1,6 +1,7 @@
 //! The gateway over a real nats-server: real sockets, real streams, real receipts.
 
 mod admission;
+mod erased;
 mod events;
 mod hostile;
 mod http;

@@ -12,7 +12,8 @@ use weft_gateway::sequencer::{NewEvent, Receipt, Sequencer, SequencerOptions, Su
 use weft_nats::{
     connect::Connection,
     direct,
-    event::{Entry, Event},
+    entry::Entry,
+    event::Event,
     streams::{self, LogSpec},
     subject::Layout,
 };
@@ -102,7 +103,7 @@ impl Mesh {
             from = last.seq.next();
             events.extend(page.iter().filter_map(|message| match Entry::decode(self.layout, message) {
                 Entry::Event(event) => Some(*event),
-                Entry::Heads(_) | Entry::Foreign(_) => None,
+                Entry::Heads(_) | Entry::Erased(_) | Entry::Foreign(_) => None,
             }));
         }
         let mut ids = HashMap::new();

@@ -5,7 +5,9 @@
 use jiff::Timestamp;
 use redb::ReadableTable as _;
 use weft_nats::{
-    event::{Entry, Event, JSON, event_id_of},
+    entry::Entry,
+    erasure::ERASED_SEQUENCE,
+    event::{Event, JSON, event_id_of},
     message::Stored,
     records,
     subject::Layout,
@@ -21,7 +23,10 @@ use super::{
 };
 
 mod adopt;
+mod erase;
 mod outcomes;
+
+pub(super) use erase::without_answer;
 
 /// Kind of a stream of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +83,11 @@ impl Tables<'_> {
 
     fn apply_event(&mut self, layout: Layout, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
         // Head records and foreign messages have no rows.
-        let Entry::Event(event) = Entry::decode(layout, message) else { return Ok(()) };
+        let event = match Entry::decode(layout, message) {
+            Entry::Event(event) => event,
+            Entry::Erased(erasure) => return self.apply_erasure(shard, *erasure, message.seq),
+            Entry::Heads(_) | Entry::Foreign(_) => return Ok(()),
+        };
         let row = EventRow { stored_at_ms: message.stored_at.as_millisecond(), ..EventRow::of(&event) };
         self.count_event(shard, message.seq.0, &row)?;
         let before = self.events.insert((shard.0, message.seq.0), &encode(&row)[..])?;
@@ -132,6 +141,7 @@ impl Tables<'_> {
                 | Action::Adopt(_),
             )
             | None => {}
+            Some(Action::Erase(erase)) => self.apply_erase(shard, seq, &command.request_id, erase.done)?,
         }
         Ok(())
     }
@@ -243,7 +253,10 @@ impl EventRow {
 
 /// The part of a message that is kept: the payloads of events are read from the log by queries.
 pub(super) fn slim(source: StreamKind, mut message: Stored) -> Stored {
-    if !source.needs_payload() && (event_id_of(&message).is_some() || source == StreamKind::DeadLetters) {
+    if !source.needs_payload() && (event_id_of(&message).is_some() || source == StreamKind::DeadLetters)
+        // The record of an erased event has its fields there.
+        && message.headers.get(ERASED_SEQUENCE).is_none()
+    {
         message.payload = bytes::Bytes::new();
     }
     message

@@ -230,6 +230,7 @@ fn action_name(command: &v1::Command) -> &str {
         },
         Some(Action::DiscardSubscription(_)) => "DiscardSubscription",
         Some(Action::Adopt(_)) => "AdoptShard",
+        Some(Action::Erase(_)) => "EraseEvents",
         None => "",
     }
 }
@@ -253,6 +254,9 @@ fn targets(part: &StoredCommand) -> Vec<v1::AuditTarget> {
             vec![target(AuditTargetKind::Subscription, discard.subscription_name.clone())]
         }
         Some(Action::Adopt(adopt)) => vec![target(AuditTargetKind::Shard, adopt.shard.to_string())],
+        Some(Action::Erase(erase)) => {
+            erase.items.iter().map(|item| target(AuditTargetKind::Event, erased_id(item))).collect()
+        }
         Some(Action::Catalog(edit)) if edit.changes.is_empty() && !edit.name.is_empty() => {
             vec![target(kind_of_method(&edit.method), edit.name.clone())]
         }
@@ -290,6 +294,10 @@ fn item_id(item: &v1::RedriveItem) -> String {
     format!("{}:{event}", item.subscription_name)
 }
 
+fn erased_id(item: &v1::ErasedItem) -> String {
+    EventId::from_slice(&item.event_id).map(|id| id.to_string()).unwrap_or_default()
+}
+
 /// Whether a command is about this.
 fn concerns(command: &v1::Command, target: &str) -> bool {
     let id = target.parse::<EventId>().ok().map(EventId::to_vec);
@@ -316,6 +324,9 @@ fn concerns(command: &v1::Command, target: &str) -> bool {
         Some(Action::ReplayOrder(order)) => order.replay == target,
         Some(Action::DiscardSubscription(discard)) => discard.subscription_name == target,
         Some(Action::Adopt(adopt)) => adopt.shard.to_string() == target,
+        Some(Action::Erase(erase)) => {
+            erase.items.iter().any(|item| item.workflow_id == target || is_event(&item.event_id))
+        }
         Some(Action::Catalog(edit)) => edit.name == target || edit.changes.iter().any(|change| change.name == target),
         None => false,
     }
@@ -365,6 +376,13 @@ fn count(view: &View, part: &StoredCommand, counts: &mut v1::AuditCounts) -> Res
                 counts.pending = counts.pending.saturating_sub(1);
                 *(if outcome.code.is_empty() { &mut counts.done } else { &mut counts.failed }) += 1;
             }
+            return Ok(());
+        }
+        Some(Action::Erase(erase)) => {
+            let items = size(erase.items.len());
+            counts.selected += items;
+            let is_pending = view.erasures.get((part.shard.0, part.run.0))?.is_some();
+            *(if is_pending { &mut counts.pending } else { &mut counts.done }) += items;
             return Ok(());
         }
         Some(Action::Redrive(_) | Action::Close(_) | Action::Replay(_)) | None => return Ok(()),

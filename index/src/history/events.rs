@@ -9,6 +9,7 @@ use weft_proto::{
 };
 
 use super::{
+    apply::without_answer,
     ids::DeadLetterPlace,
     names::{Subscriptions, takes},
     requests::Decision,
@@ -31,6 +32,8 @@ pub struct EventHistory {
     pub seq: StreamSeq,
     /// When the log stored it, in unix milliseconds; `None` where only a dead letter of it is kept.
     pub stored_at_ms: Option<i64>,
+    /// Its payload was erased.
+    pub is_erased: bool,
     /// Worst of its deliveries.
     pub status: EventStatus,
     /// By subscription's name, then by run.
@@ -150,7 +153,15 @@ pub(super) fn event(
     let rows = at.rows()?;
     let unrouted = rows.contains_key(&(UID_MIN, 0));
     let mut deliveries = at.recorded(&rows)?;
-    deliveries.extend(at.owed(&rows)?);
+    // Nothing more is owed of an event whose payload was erased, and what receivers answered may quote it.
+    let is_erased = view.erased.get((shard.0, seq.0))?.is_some();
+    if is_erased {
+        for delivery in &mut deliveries {
+            delivery.attempts = std::mem::take(&mut delivery.attempts).into_iter().map(without_answer).collect();
+        }
+    } else {
+        deliveries.extend(at.owed(&rows)?);
+    }
     deliveries
         .sort_by(|one, other| (&one.subscription, one.uid, one.run).cmp(&(&other.subscription, other.uid, other.run)));
     // Of each subscription the last is that of the newest run.
@@ -160,7 +171,7 @@ pub(super) fn event(
         None => None,
     };
     let status = event_status(newest.into_values(), unrouted);
-    Ok(Some(EventHistory { shard, seq, stored_at_ms, status, deliveries, dead_letter }))
+    Ok(Some(EventHistory { shard, seq, stored_at_ms, is_erased, status, deliveries, dead_letter }))
 }
 
 /// The dead letters of an event.

@@ -19,7 +19,7 @@ use super::{
     names::Subscriptions,
     receivers, replays, requests,
     stats::{self, Backlogs, Minutes, StatsQuery, StatsReport},
-    tables::View,
+    tables::{View, get},
 };
 
 impl History {
@@ -45,6 +45,34 @@ impl History {
     /// [`HistoryError`].
     pub async fn event_at(&self, shard: ShardId, seq: StreamSeq) -> Result<Option<EventHistory>, HistoryError> {
         self.read(move |view, subscriptions| events::event(view, subscriptions, shard, seq)).await
+    }
+
+    /// The EVENTS sequence of the record that the event's payload was erased; `None`: it was not.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn erased_by(&self, shard: ShardId, seq: StreamSeq) -> Result<Option<StreamSeq>, HistoryError> {
+        self.read(move |view, _| Ok(view.erased.get((shard.0, seq.0))?.map(|record| StreamSeq(record.value())))).await
+    }
+
+    /// The recorded calls that erase events and are not finished.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn unfinished_erasures(&self) -> Result<Vec<StoredCommand>, HistoryError> {
+        self.read(move |view, _| {
+            let mut unfinished = Vec::new();
+            for row in view.erasures.range((0, 0)..)? {
+                let (shard, seq) = row?.0.value();
+                if let Some(command) = get(&view.commands, (shard, seq))? {
+                    unfinished.push(StoredCommand { shard: ShardId(shard), run: Run(seq), command });
+                }
+            }
+            Ok(unfinished)
+        })
+        .await
     }
 
     /// The places in the log of all events of this id, the newest last; also where only a dead letter is kept.

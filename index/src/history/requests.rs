@@ -61,7 +61,8 @@ impl StoredCommand {
                 | Action::Lane(_)
                 | Action::ReplayOrder(_)
                 | Action::DiscardSubscription(_)
-                | Action::Adopt(_),
+                | Action::Adopt(_)
+                | Action::Erase(_),
             )
             | None => &[],
         };

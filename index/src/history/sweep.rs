@@ -99,6 +99,7 @@ impl Tables<'_> {
                 self.event_ids.remove(id_key(id.as_bytes(), shard.0, seq))?;
             }
         }
+        self.erased.retain_in((shard.0, swept + 1)..=(shard.0, through), |_, _| false)?;
         self.remove_deliveries(shard.0, swept + 1, through, &kept)?;
         self.marks.insert((SWEPT, shard.0), through)?;
         self.sweep_postings(shard.0, through)?;
@@ -167,6 +168,10 @@ impl Tables<'_> {
                     if let Some(uid) = uid_of(&discard.subscription) {
                         self.refused.remove((shard.0, *seq, 0, &uid))?;
                     }
+                    &[]
+                }
+                Some(Action::Erase(_)) => {
+                    self.erasures.remove((shard.0, *seq))?;
                     &[]
                 }
                 Some(Action::ReplayOrder(_) | Action::Catalog(_) | Action::Retry(_) | Action::Adopt(_)) | None => &[],

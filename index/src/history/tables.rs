@@ -27,6 +27,8 @@
 //! | `stats_rows` | minute, kind of label, label | counts and histograms | EVENTS, OUTCOMES, REJECTED |
 //! | `stat_labels` | kind of label, label | the newest minute with it | EVENTS, OUTCOMES, REJECTED |
 //! | `stat_waiting` | shard, sequence | facts to be counted once the event is read | OUTCOMES |
+//! | `erased` | shard, sequence | the EVENTS sequence of the record that its payload was erased | EVENTS |
+//! | `erasures` | shard, COMMANDS sequence | –: the call is not finished | COMMANDS |
 //! | `marks` | name, shard | a number | OUTCOMES, the sweep |
 //!
 //! Where two streams write the same table, either they write the same (a copy on DLQ contains the fields of its outcome), or
@@ -141,6 +143,8 @@ tables! {
     replay_orders, REPLAY_ORDERS, "replay_orders": &'static str => (i64, i32);
     pauses, PAUSES, "pauses": (&'static str, Bytes16, u64) => ();
     stats_rows, STATS_ROWS, "stats": (u64, u8, &'static str) => Row;
+    erased, ERASED, "erased": (u32, u64) => u64;
+    erasures, ERASURES, "erasures": (u32, u64) => ();
     marks, MARKS, "marks": (&'static str, u32) => u64;
 }
 

@@ -46,6 +46,8 @@ pub struct Apply {
     segments: Vec<Segment>,
     next_segment: u64,
     merge: Option<Merge>,
+    /// A message was missing between others: events have been erased, and their records come later.
+    has_gaps: bool,
 }
 
 /// State of the file, and faults since the writer's start.
@@ -80,7 +82,18 @@ impl Apply {
         let next_segment = tables::next_segment(transaction)?;
         let segments = segments::read(&transaction.open_table(SEGMENTS)?, &transaction.open_table(FILTERS)?, &filters)?;
         let committed = Committed { cursor: position.cursor, ..Committed::default() };
-        Ok(Self { database, filters, stream, position, horizons, committed, segments, next_segment, merge: None })
+        Ok(Self {
+            database,
+            filters,
+            stream,
+            position,
+            horizons,
+            committed,
+            segments,
+            next_segment,
+            merge: None,
+            has_gaps: false,
+        })
     }
 
     /// Everything up to here is in the file.
@@ -92,12 +105,18 @@ impl Apply {
     /// compared only with the changes before it.
     fn statements(&mut self, changes: &[Change], view: Option<&View>) -> Result<Statements, redb::Error> {
         let mut statements = Statements::default();
+        let mut read = self.position.cursor;
         for change in changes {
+            self.has_gaps |= read > StreamSeq(0) && change.seq > read.next();
+            read = change.seq;
             match &change.content {
                 Content::Event(id, accepted) => {
                     let known = statements.get(&accepted.workflow, view)?;
                     let head = known.as_ref().map(|statement| statement.head);
-                    if (head.is_some() || view.is_some()) && !self.horizons.may_follow(head.as_ref(), accepted) {
+                    let follows = self.horizons.may_follow(head.as_ref(), accepted);
+                    // Those between may be erased.
+                    let skips = head.is_some_and(|head| head.sequence_number < accepted.sequence_number);
+                    if (head.is_some() || view.is_some()) && !follows && !(skips && self.has_gaps) {
                         self.report_order(*id, accepted, head.as_ref());
                     }
                     let head = WorkflowHead {
@@ -114,6 +133,11 @@ impl Apply {
                         let carried = Statement { head: *head, by_event: false };
                         statements.put(workflow, carried.after(known));
                     }
+                }
+                Content::Erased(_, accepted, head) => {
+                    let known = statements.get(&accepted.workflow, view)?;
+                    let erased = Statement { head: *head, by_event: false };
+                    statements.put(&accepted.workflow, erased.after(known));
                 }
                 Content::Foreign => self.committed.foreign += 1,
             }
@@ -147,7 +171,7 @@ impl Apply {
     ) -> Result<(), redb::Error> {
         let mut buckets: BTreeMap<Bucket, Vec<(EventId, Cow<'_, Accepted>)>> = BTreeMap::new();
         for change in changes {
-            if let Content::Event(id, accepted) = &change.content {
+            if let Content::Event(id, accepted) | Content::Erased(id, accepted, _) = &change.content {
                 let bucket = Bucket::of(accepted.stored_at, self.horizons.dedup_ms);
                 let rows = buckets.entry(bucket).or_default();
                 rows.push((*id, Cow::Borrowed(accepted)));
@@ -274,15 +298,15 @@ impl Projector for Apply {
     fn apply(&mut self, transaction: &WriteTransaction, changes: Vec<Changes>) -> Result<Committed, redb::Error> {
         let catching_up = changes.iter().any(|changes| changes.catching_up);
         let changes: Vec<Change> = changes.into_iter().flat_map(|changes| changes.changes).collect();
-        if let Some(last) = changes.last() {
-            self.position.cursor = last.seq;
-            self.position.mark = Some(last.mark);
-        }
         let view = match catching_up {
             true => None,
             false => Some(View::new(&self.database.begin_read()?, &self.stream, &self.filters)?),
         };
         let statements = self.statements(&changes, view.as_ref())?;
+        if let Some(last) = changes.last() {
+            self.position.cursor = last.seq;
+            self.position.mark = Some(last.mark);
+        }
         self.write_heads(transaction, statements)?;
         self.write_ids(transaction, &changes, view.as_ref())?;
         self.sweep(transaction)?;

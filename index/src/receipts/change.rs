@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use weft_nats::{
-    event::{self, Entry, Event},
+    entry::Entry,
+    erasure::Erasure,
+    event::{self, Event},
     message::Stored,
     subject::Layout,
 };
@@ -32,6 +34,8 @@ pub enum Content {
     Event(EventId, Accepted),
     /// These are the heads of their workflows.
     Heads(Vec<(WorkflowId, WorkflowHead)>),
+    /// The payload of an event was erased: its receipt and its head, which may be the only statement of them.
+    Erased(EventId, Accepted, WorkflowHead),
     /// A foreign message: no change.
     Foreign,
 }
@@ -43,6 +47,7 @@ impl Change {
         let content = match Entry::decode(layout, message) {
             Entry::Event(event) => Content::Event(event.id, accepted(&event, message)),
             Entry::Heads(heads) => Content::Heads(carried(heads, message.stored_at)),
+            Entry::Erased(erasure) => erased(&erasure, message.stored_at),
             Entry::Foreign(reason) => {
                 tracing::debug!(seq = message.seq.0, subject = message.subject, %reason, "foreign message passed over");
                 Content::Foreign
@@ -62,6 +67,26 @@ fn accepted(event: &Event, message: &Stored) -> Accepted {
         previous: event.previous,
         replay_key: event::replay_key(&message.headers),
     }
+}
+
+fn erased(erasure: &Erasure, record_stored_at: Timestamp) -> Content {
+    let event = &erasure.event;
+    let accepted = Accepted {
+        seq: erasure.seq,
+        stored_at: whole_millis(erasure.stored_at),
+        digest: erasure.digest,
+        sequence_number: event.sequence_number,
+        workflow: event.workflow.clone(),
+        previous: event.previous,
+        replay_key: erasure.replay_key,
+    };
+    let head = WorkflowHead {
+        sequence_number: event.sequence_number,
+        event_id: event.id,
+        stored_at: accepted.stored_at,
+        carried_at: whole_millis(record_stored_at),
+    };
+    Content::Erased(event.id, accepted, head)
 }
 
 /// The heads of a record; invalid ones are left out.

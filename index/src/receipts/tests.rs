@@ -287,3 +287,41 @@ proptest! {
         }
     }
 }
+
+/// The record at `seq` of the erased event at `of`, as its gateway knew it.
+fn erased(seq: u64, secs: i64, of: &Change) -> Change {
+    let Content::Event(event, accepted) = &of.content else { panic!("an event") };
+    let head = WorkflowHead {
+        sequence_number: accepted.sequence_number,
+        event_id: *event,
+        stored_at: accepted.stored_at,
+        carried_at: at(secs),
+    };
+    let content = Content::Erased(*event, accepted.clone(), head);
+    Change { seq: StreamSeq(seq), mark: Mark { stored_at: at(secs), id: None }, content }
+}
+
+/// P2, P3: a gateway that rebuilds after an erasure gives a repeat the first receipt, and the same next number, whether the
+/// erased event is in the middle of its workflow or its newest; the gap in the log is no fault.
+#[tokio::test]
+async fn an_erased_event_keeps_its_receipt_and_its_number() {
+    for is_newest in [false, true] {
+        let (first, gone) = (event(1, 0, "a", 1, None), event(2, 1, "a", 2, Some(1)));
+        let after = event(3, 2, "a", 3, Some(2));
+        let rest = if is_newest { vec![erased(3, 2, &gone)] } else { vec![after.clone(), erased(4, 3, &gone)] };
+        let rebuilt: Vec<Change> = std::iter::once(first.clone()).chain(rest.clone()).collect();
+        let followed: Vec<Change> = [first, gone.clone()].into_iter().chain(rest).collect();
+        for changes in [vec![rebuilt.clone()], rebuilt.into_iter().map(|change| vec![change]).collect(), vec![followed]]
+        {
+            let fixture = Fixture::new();
+            let committed = apply(&fixture.open(horizons()), changes).await;
+            assert_eq!(committed.violations, 0);
+            let receipts = fixture.open(horizons());
+            let Content::Event(_, accepted) = &gone.content else { panic!("an event") };
+            assert_eq!(receipts.view().unwrap().receipt(id(2)).unwrap().as_ref(), Some(accepted));
+            let head = receipts.view().unwrap().head(&workflow("a")).unwrap().unwrap();
+            let expected = if is_newest { (2, id(2)) } else { (3, id(3)) };
+            assert_eq!((head.sequence_number.0, head.event_id), expected, "{is_newest}");
+        }
+    }
+}

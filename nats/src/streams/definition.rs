@@ -51,7 +51,7 @@ pub(super) fn all(layout: Layout, spec: &LogSpec) -> Vec<Config> {
 }
 
 /// Stream of events. Nothing in it may be replaced or removed by a message (rollup, TTL, schedules are off) or one by
-/// one; a full stream refuses what is new, so that nothing is dropped that is not settled.
+/// one, except by an admin's erasure; a full stream refuses what is new, so that nothing is dropped that is not settled.
 fn events(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
     let max_bytes = match spec.log.max_bytes {
         MaxBytes::Bytes(bytes) => Some(bytes),
@@ -64,6 +64,7 @@ fn events(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
         max_message_size: i32::try_from(spec.message_bytes_max()).unwrap_or(i32::MAX),
         duplicate_window: DUPLICATE_WINDOW_MAX.min(spec.log.dedup_horizon.0),
         allow_atomic_publish: true,
+        deny_delete: false,
         ..sharded(layout.events_stream(shard), layout, shard, spec)
     }
 }
@@ -98,7 +99,12 @@ fn commands(layout: Layout, shard: ShardId, spec: &LogSpec) -> Config {
 }
 
 fn dead_letters(spec: &LogSpec) -> Config {
-    Config { subjects: vec!["dlq.>".into()], max_age: spec.dead_letters.retention.0, ..plain(DLQ_STREAM.into(), spec) }
+    Config {
+        subjects: vec!["dlq.>".into()],
+        max_age: spec.dead_letters.retention.0,
+        deny_delete: false,
+        ..plain(DLQ_STREAM.into(), spec)
+    }
 }
 
 /// Refused requests, for an operator to look at; the oldest go when it is full.
@@ -107,6 +113,7 @@ fn rejected(spec: &LogSpec) -> Config {
         subjects: vec!["rejected.>".into()],
         max_bytes: i64::try_from(spec.rejected.max_bytes.as_u64()).unwrap_or(i64::MAX),
         discard: DiscardPolicy::Old,
+        deny_delete: false,
         ..plain(REJECTED_STREAM.into(), spec)
     }
 }
@@ -136,7 +143,8 @@ fn sharded(name: String, layout: Layout, shard: ShardId, spec: &LogSpec) -> Conf
     config
 }
 
-/// Common part of all streams: on disk, read directly, no message removed by hand.
+/// Common part of all streams: on disk, read directly, no message removed by hand. Except by an admin's erasure, of the
+/// streams that hold what senders sent.
 fn plain(name: String, spec: &LogSpec) -> Config {
     Config {
         name,
@@ -198,7 +206,8 @@ pub(super) fn compare(existing: &Config, stored_bytes: u64, wanted: &Config, spe
     config.allow_rollup = wanted.allow_rollup;
     config.allow_atomic_publish = wanted.allow_atomic_publish;
     config.allow_message_ttl = wanted.allow_message_ttl;
-    config.deny_delete = wanted.deny_delete;
+    // The server never takes it back.
+    config.deny_delete = existing.deny_delete || wanted.deny_delete;
     config.allow_rollup = wanted.allow_rollup;
     config.subject_delete_marker_ttl = wanted.subject_delete_marker_ttl;
     if !wanted.duplicate_window.is_zero() {
@@ -238,7 +247,10 @@ mod tests {
     #[test]
     fn no_message_can_remove_events() {
         for config in all(Layout::new(2), &spec()).iter().filter(|config| !config.name.starts_with("KV_")) {
-            assert!(config.deny_delete && !config.allow_rollup && !config.allow_message_ttl, "{}", config.name);
+            assert!(!config.allow_rollup && !config.allow_message_ttl, "{}", config.name);
+            // Those that hold what senders sent, which an admin may have to erase.
+            let erasable = ["EVENTS", DLQ_STREAM, REJECTED_STREAM].iter().any(|name| config.name.starts_with(name));
+            assert_eq!(config.deny_delete, !erasable, "{}", config.name);
             assert!(!config.allow_message_schedules && config.subject_delete_marker_ttl.is_none(), "{}", config.name);
             assert_eq!(config.discard == DiscardPolicy::Old, config.name == REJECTED_STREAM, "{}", config.name);
         }

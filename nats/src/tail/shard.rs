@@ -12,7 +12,8 @@ use weft_proto::ids::StreamSeq;
 use super::ring::{Ring, RingEntry};
 use crate::{
     connect::{Connection, LIVE_READER},
-    event::{Entry, StoredEvent},
+    entry::Entry,
+    event::StoredEvent,
     reader::{OrderedReader, ReadError, ReaderOptions},
     streams,
     subject::Layout,
@@ -114,6 +115,7 @@ impl Feed {
         let (seq, stored_at) = (message.seq, message.stored_at);
         let event = match Entry::decode(self.layout, &message) {
             Entry::Event(event) => Some(Arc::new(StoredEvent { seq, stored_at, event: *event })),
+            Entry::Erased(erasure) => Some(Arc::new(erasure.into_stored(seq, stored_at))),
             Entry::Heads(_) | Entry::Foreign(_) => None,
         };
         RingEntry { seq, event }

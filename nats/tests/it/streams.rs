@@ -42,7 +42,7 @@ async fn every_role_at_once_makes_one_log() {
     let events = config(&roles[0], "EVENTS_2").await;
     assert_eq!(events.subjects, ["events.2.*", "heads.2"]);
     assert_eq!((events.max_age, events.duplicate_window), (Span::days(8).0, Duration::from_secs(120)));
-    assert!(events.allow_direct && events.allow_atomic_publish && events.deny_delete && !events.allow_rollup);
+    assert!(events.allow_direct && events.allow_atomic_publish && !events.deny_delete && !events.allow_rollup);
     assert_eq!(events.max_message_size as u64, (1 << 20) + MESSAGE_OVERHEAD_BYTES);
     assert_eq!(
         config(&roles[0], "OUTCOMES_0").await.subjects,

@@ -1,4 +1,4 @@
-//! `weft event send | list | get | explain | tail | replay`.
+//! `weft event send | list | get | explain | tail | erase | replay`.
 
 use std::pin::pin;
 
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::failure::Failure;
 
+mod erase;
 mod list;
 mod provider;
 pub(super) mod send;
@@ -33,6 +34,8 @@ pub enum EventCommand {
     Explain(GetArgs),
     /// Show events as they are accepted
     Tail(TailArgs),
+    /// Erase payload and kept headers of events; number, id and type stay
+    Erase(erase::EraseArgs),
     /// Deliver settled events again, as `weft replay start`
     Replay(replay::StartArgs),
 }
@@ -79,6 +82,7 @@ pub async fn run(command: EventCommand) -> Result<(), Failure> {
         EventCommand::Get(args) => get(args).await,
         EventCommand::Explain(args) => explain(args).await,
         EventCommand::Tail(args) => tail(args).await,
+        EventCommand::Erase(args) => erase::run(args).await,
         EventCommand::Replay(args) => replay::start(args).await,
     }
 }

@@ -56,6 +56,8 @@ pub struct Event {
     time: Option<Time>,
     received_at: Option<Time>,
     delivery_id: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    erased: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +92,9 @@ impl Event {
 
     /// The payload for people, in one line.
     fn shown_data(&self) -> String {
+        if self.erased {
+            return "erased".to_owned();
+        }
         if let Some(data) = &self.data {
             return beginning(&json::compact(data.get()), DATA_CHARS);
         }
@@ -113,6 +118,7 @@ impl From<v1::Event> for Event {
         Self {
             time: Time::of(event.time.as_ref()),
             received_at: Time::of(event.received_at.as_ref()),
+            erased: event.erased,
             event_id: event.event_id,
             sequence_number: event.sequence_number,
             workflow_id: event.workflow_id,

@@ -20,11 +20,13 @@ const NONE: &str = "none";
 const DEFAULT: &str = "default";
 
 /// Values of keys that are set nowhere, outside `[[source]]` and `[[subscription]]`. Keys that are missing here have none.
-const DEFAULTS: [(&str, &str); 31] = [
+const DEFAULTS: [(&str, &str); 34] = [
     ("data", "./weft-data"),
     ("nats.inbox_prefix", "_INBOX"),
     ("nats.api_prefix", "$JS.API"),
     ("nats.publish", "[]"),
+    ("log_output.format", "text"),
+    ("log_output.access", "false"),
     ("ops.listen", "127.0.0.1:9101 (weft worker 9102, weft admin 9103)"),
     ("log.shards", "1"),
     ("log.replicas", "1"),
@@ -34,6 +36,7 @@ const DEFAULTS: [(&str, &str); 31] = [
     ("log.on_full", "drop_settled"),
     ("log.dedup_horizon", "7d"),
     ("log.remember_workflows", "400d"),
+    ("catalog.master_keys", "[]"),
     ("dead_letters.retention", "30d"),
     ("rejected.max_bytes", "100MiB"),
     ("gateway.listen", "127.0.0.1:8080"),
@@ -240,7 +243,7 @@ destination = { type = "http", url = "https://a.example/hooks?key=hush", secret 
             assert!(documented, "docs/configuration.md has another default for {key} than {value}");
             let value = match value.parse::<i64>() {
                 Ok(number) => Value::Integer(number),
-                Err(_) if value.starts_with('[') => value.parse().unwrap(),
+                Err(_) if value.starts_with('[') || value == "false" => value.parse().unwrap(),
                 Err(_) => Value::String(value.clone()),
             };
             let table = section.split('.').filter(|part| !part.is_empty()).fold(&mut file, |table, part| {

@@ -37,8 +37,18 @@ impl KeyPath {
 
     /// Whether the value is a secret, so that messages must not quote it.
     pub fn names_secret(&self) -> bool {
-        const SECRETS: [&str; 9] =
-            ["secret", "secrets", "token", "password", "nkey", "creds", "key", "bearer", "client_secret"];
+        const SECRETS: [&str; 10] = [
+            "secret",
+            "master_keys",
+            "secrets",
+            "token",
+            "password",
+            "nkey",
+            "creds",
+            "key",
+            "bearer",
+            "client_secret",
+        ];
         self.0.iter().any(|step| matches!(step, Step::Key(name) if SECRETS.contains(&name.as_str())))
     }
 }

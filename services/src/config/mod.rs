@@ -30,6 +30,7 @@ use weft_nats::{
 use weft_proto::v1::{Auth, HttpDestination, auth, destination::Kind};
 use weft_worker::{WorkerOptions, destination::postgres};
 
+use crate::telemetry::LogOutputOptions;
 use document::Document;
 pub use effective::Setting;
 use key_path::KeyPath;
@@ -71,6 +72,14 @@ pub struct OpsOptions {
     pub listen: Option<SocketAddr>,
 }
 
+/// `[catalog]`: how it is sealed.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CatalogOptions {
+    /// The master keys: the first one seals, all of them open. None: the one of the environment or of the data folder.
+    pub master_keys: Vec<SecretRef>,
+}
+
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -80,6 +89,8 @@ pub struct Config {
     pub nats: NatsOptions,
     /// `[ops]`.
     pub ops: OpsOptions,
+    /// `[log_output]`.
+    pub log_output: LogOutputOptions,
     /// `[log]`, `[dead_letters]`, `[rejected]`, and what follows for the streams.
     pub spec: LogSpec,
     /// `[gateway]`.
@@ -88,6 +99,8 @@ pub struct Config {
     pub worker: WorkerOptions,
     /// `[admin]`.
     pub admin: AdminOptions,
+    /// `[catalog]`.
+    pub sealing: CatalogOptions,
     /// `[[source]]` and `[[subscription]]`.
     pub catalog: DesiredCatalog,
     /// Secrets that stand in the file in clear, by key.
@@ -101,12 +114,14 @@ struct File {
     data: Option<PathBuf>,
     nats: NatsOptions,
     ops: OpsOptions,
+    log_output: LogOutputOptions,
     log: LogOptions,
     dead_letters: DeadLetterOptions,
     rejected: RejectedOptions,
     gateway: GatewayOptions,
     worker: WorkerOptions,
     admin: AdminOptions,
+    catalog: CatalogOptions,
     source: Vec<SourceForm>,
     subscription: Vec<SubscriptionForm>,
 }
@@ -213,6 +228,10 @@ impl Config {
         }
         secrets.note(&KeyPath::default().key("admin").key("token"), file.admin.token.as_ref());
         secrets.note(&KeyPath::default().key("nats").key("password"), file.nats.password.as_ref());
+        let master_keys = KeyPath::default().key("catalog").key("master_keys");
+        for (index, key) in file.catalog.master_keys.iter().enumerate() {
+            secrets.note(&master_keys.index(index), Some(key));
+        }
         for (section, tls) in [("gateway", &file.gateway.tls), ("admin", &file.admin.tls)] {
             secrets.note(&KeyPath::default().key(section).key("tls").key("key"), tls.key.as_ref());
         }
@@ -228,10 +247,12 @@ impl Config {
             data: data.map(Path::to_owned).or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
             nats: file.nats,
             ops: file.ops,
+            log_output: file.log_output,
             spec,
             gateway: file.gateway,
             worker: file.worker,
             admin: file.admin,
+            sealing: file.catalog,
             catalog,
             clear_secrets: secrets.clear,
         };

@@ -45,6 +45,7 @@ use Shape::{Bool, Float, Integer, List, Map, Table, Tables, Text, TextOrTable};
 pub const ROOT: &[Key] = &[
     key("data", Text),
     key("nats", Table(NATS)),
+    key("log_output", Table(&[key("format", Text), key("access", Bool)])),
     key("ops", Table(&[key("listen", Text)])),
     key("log", Table(LOG)),
     key("dead_letters", Table(&[key("retention", Text)])),
@@ -52,6 +53,7 @@ pub const ROOT: &[Key] = &[
     key("gateway", Table(GATEWAY)),
     key("worker", Table(WORKER)),
     key("admin", Table(&[key("listen", Text), key("token", Text), key("tls", Table(TLS))])),
+    key("catalog", Table(&[key("master_keys", List)])),
     key("source", Tables(SOURCE)),
     key("subscription", Tables(SUBSCRIPTION)),
 ];

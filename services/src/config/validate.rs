@@ -23,6 +23,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_log(config)?;
     check_roles(config)?;
     check_gateway(config)?;
+    check_master_keys(config)?;
     check_catalog(config)
 }
 
@@ -71,6 +72,18 @@ fn check_roles(config: &Config) -> Result<(), Problem> {
     }
     if nats.passwords.is_some() && nats.url.is_none() {
         return Err((root.key("nats").key("passwords"), "is for a server elsewhere; name it with [nats] url".into()));
+    }
+    Ok(())
+}
+
+/// Two for an exchange, and the ones of exchanges that were not finished.
+const MASTER_KEYS_MAX: usize = 4;
+
+fn check_master_keys(config: &Config) -> Result<(), Problem> {
+    let keys = config.sealing.master_keys.len();
+    if keys > MASTER_KEYS_MAX {
+        let problem = format!("has {keys} keys, at most {MASTER_KEYS_MAX}; reseal, and leave out the older ones");
+        return Err((KeyPath::default().key("catalog").key("master_keys"), problem));
     }
     Ok(())
 }

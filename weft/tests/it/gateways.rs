@@ -14,7 +14,8 @@ use weft_catalog::Catalog;
 use weft_nats::{
     connect::Connection,
     direct,
-    event::{Entry, Event},
+    entry::Entry,
+    event::Event,
     options::{LogOptions, Span},
     streams::{self, LogSpec},
     subject::Layout,
@@ -159,7 +160,7 @@ async fn events(connection: &Connection) -> Vec<Event> {
         from = last.seq.next();
         events.extend(page.iter().filter_map(|message| match Entry::decode(Layout::new(1), message) {
             Entry::Event(event) => Some(*event),
-            Entry::Heads(_) | Entry::Foreign(_) => None,
+            Entry::Heads(_) | Entry::Erased(_) | Entry::Foreign(_) => None,
         }));
     }
 }

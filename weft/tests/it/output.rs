@@ -192,3 +192,37 @@ async fn lists_that_are_cut_say_so() {
     }
     mesh.up.stop().await.unwrap();
 }
+
+/// A mistyped log filter ends a role, and a command, with one line that names the variable; nothing else is done.
+#[tokio::test]
+async fn an_invalid_log_filter_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["gateway"][..], &["sign", "--secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]] {
+        let mut command = tokio::process::Command::new(program());
+        command.args(args).current_dir(folder.path()).env("WEFT_LOG", "inof").kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{args:?}: {said}");
+        assert!(said.contains("WEFT_LOG") && output.stdout.is_empty(), "{said}");
+    }
+}
+
+/// With `format = "json"` each line is an object with the values as fields.
+#[tokio::test]
+async fn log_lines_are_json_where_that_is_asked_for() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        "[log_output]\nformat = \"json\"\n[nats]\nurl = \"nats://127.0.0.1:1\"\n[ops]\nlisten = \"127.0.0.1:0\"\n";
+    std::fs::write(folder.path().join("weft.toml"), config).unwrap();
+    let mut command = tokio::process::Command::new(program());
+    command.arg("worker").current_dir(folder.path()).env("WEFT_LOG", "debug").kill_on_drop(true);
+    let mut role = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(role.stderr.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    for field in ["timestamp", "level", "target", "message"] {
+        assert!(line[field].is_string(), "{field}: {line}");
+    }
+    role.kill().await.unwrap();
+}

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use tokio::task::{JoinError, JoinSet};
 use weft_catalog::{Filters, Match};
-use weft_nats::event::{Entry, StoredEvent};
+use weft_nats::{entry::Entry, event::StoredEvent};
 use weft_proto::{
     ids::{StreamSeq, SubscriptionUid},
     v1,
@@ -143,7 +143,7 @@ impl Driver {
                     let takes = |filters: &Arc<Filters>| filters.judge(&event) == Match::Taken;
                     filters.as_ref().is_some_and(takes).then(|| Arc::new(event))
                 }
-                Entry::Heads(_) | Entry::Foreign(_) => None,
+                Entry::Heads(_) | Entry::Erased(_) | Entry::Foreign(_) => None,
             };
             self.handle(Input::Backfilled { uid, seq, event })?;
             if self.lanes.detached_through(uid).is_some_and(|through| through < seq) {

@@ -95,6 +95,8 @@ impl Driver {
             }
             // Records of actions that are complete.
             Some(Action::Catalog(_) | Action::Retry(_)) => None,
+            // The records of erased events are read with the events.
+            Some(Action::Erase(_)) => None,
             // Carried out only before the shard is driven, while its streams are not those of its commits.
             Some(Action::Adopt(_)) => None,
             None => {

@@ -36,6 +36,11 @@ impl Driver {
             let (events, through) = read_lane(&log, &lane, filters.as_deref(), from, through, limit).await;
             let end = events.first().map_or(through, |event| StreamSeq(event.seq.0 - 1));
             let gone = gone(&log, from, end).await;
+            // Also the first messages of the log may have been erased.
+            let (events, gone) = match gone {
+                StreamSeq(0) => (events, gone),
+                _ => with_erased(&log, &lane, filters.as_deref(), from, gone, events).await,
+            };
             Lookup::CaughtUp { lane, events, through, gone }
         });
     }
@@ -72,10 +77,11 @@ async fn read_lane(
     log: &Log,
     lane: &LaneKey,
     filters: Option<&Filters>,
-    mut from: StreamSeq,
+    start: StreamSeq,
     through: StreamSeq,
     limit: usize,
 ) -> (Vec<Arc<StoredEvent>>, StreamSeq) {
+    let mut from = start;
     let (stream, subject) = (log.layout.events_stream(log.shard), log.layout.event_subject(&lane.workflow));
     loop {
         let read = log.range(&stream, &subject, from, through, Bounds { messages: limit, bytes: READ_BYTES }).await;
@@ -85,11 +91,34 @@ async fn read_lane(
             .filter_map(|message| StoredEvent::decode(log.layout, &message).ok().map(Arc::new))
             .filter(|event| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored))
             .collect();
-        if !events.is_empty() || read.known >= through {
+        if !events.is_empty() {
             return (events, read.known);
+        }
+        if read.known >= through {
+            // A lane ends with an event: it was erased, unless the log has dropped it.
+            let erased = log.erased(&lane.workflow, start, through).await.into_iter().map(Arc::new);
+            let taken = |event: &Arc<StoredEvent>| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored);
+            return (erased.filter(taken).take(limit).collect(), read.known);
         }
         from = read.known.next();
     }
+}
+
+/// The events with the erased ones up to `gone` in front of them, and the last sequence before those.
+async fn with_erased(
+    log: &Log,
+    lane: &LaneKey,
+    filters: Option<&Filters>,
+    from: StreamSeq,
+    gone: StreamSeq,
+    events: Vec<Arc<StoredEvent>>,
+) -> (Vec<Arc<StoredEvent>>, StreamSeq) {
+    let erased = log.erased(&lane.workflow, from, gone).await.into_iter().map(Arc::new);
+    let taken = |event: &Arc<StoredEvent>| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored);
+    let all: Vec<_> = erased.filter(taken).chain(events).collect();
+    let first = all.first().map_or(gone.next(), |event| event.seq);
+    let gone = if first <= from { StreamSeq(0) } else { StreamSeq(first.0 - 1).min(gone) };
+    (all, gone)
 }
 
 /// The last sequence of `from..=end`, in which no event was found, that the log has dropped; 0: it has dropped none.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use weft_nats::{
-    event::{Entry, StoredEvent},
+    entry::Entry,
+    erasure::Erasure,
+    event::StoredEvent,
     position::Position,
     reader::{Batch, ReadError},
 };
@@ -48,6 +50,12 @@ impl Driver {
                     // A detached subscription takes it when its reader gets there, an orphaned one when it is back.
                     let later = matching.is_empty() && (!detached.is_empty() || self.lanes.waits_for_owner(&event));
                     self.handle(if later { Input::Skipped { seq } } else { Input::Arrived { event, matching } })?;
+                }
+                Entry::Erased(erasure) => {
+                    let Erasure { seq: erased, stored_at, event, .. } = *erasure;
+                    let event = Arc::new(StoredEvent { seq: erased, stored_at, event });
+                    self.handle(Input::Erased { event })?;
+                    self.handle(Input::Skipped { seq })?;
                 }
                 Entry::Heads(_) => self.handle(Input::Skipped { seq })?,
                 Entry::Foreign(problem) => {

@@ -351,6 +351,12 @@ pub enum Input {
         /// failed. The others have not been attempted.
         ends: Vec<AttemptEnd>,
     },
+    /// The payload of an event was erased: `event` is what is left of it, at its sequence. Its deliveries settle without
+    /// another attempt.
+    Erased {
+        /// The event.
+        event: Arc<StoredEvent>,
+    },
     /// The result of an [`Action::CatchUp`](super::Action::CatchUp).
     CaughtUp {
         /// The lane.

@@ -27,11 +27,13 @@ mod catch_up;
 mod classify;
 mod commands;
 mod detached;
+mod erasure;
 mod event_lanes;
 mod expiry;
 mod settle;
 mod subscriptions;
 
+use erasure::Erased;
 use event_lanes::EventLanes;
 use expiry::Expiry;
 pub use expiry::LateCount;
@@ -71,6 +73,7 @@ pub struct Lanes {
     expiry: Expiry,
     memory: Memory,
     filter_changes: FilterChanges,
+    erased: Erased,
     /// The orphaned subscriptions.
     orphaned: BTreeSet<SubscriptionUid>,
     cursor: StreamSeq,
@@ -101,6 +104,7 @@ impl Lanes {
             expiry: Expiry::default(),
             memory: Memory::new(limits.buffered_bytes_max),
             filter_changes: FilterChanges::new(restored.earlier_end),
+            erased: Erased::default(),
             orphaned: BTreeSet::new(),
             cursor: restored.cursor,
             commands_cursor: restored.commands_cursor,
@@ -121,6 +125,7 @@ impl Lanes {
             Input::Orphaned { uid } => self.orphaned(uid, now, actions),
             Input::Arrived { event, matching } => self.arrived(&event, &matching, now, actions),
             Input::Skipped { seq } => self.cursor = self.cursor.max(seq),
+            Input::Erased { event } => self.erase(&event, now, actions),
             Input::Trimmed { through } => self.trimmed(through, now),
             Input::Expiring { through } => self.expiry.advance(through),
             Input::Backfilled { uid, seq, event } => self.backfilled(uid, seq, event, now, actions),
@@ -261,6 +266,7 @@ impl Lanes {
 
     /// Adds an event to its lane.
     fn take(&mut self, uid: SubscriptionUid, event: &Arc<StoredEvent>, now: Timestamp, actions: &mut Vec<Action>) {
+        let event = &self.erased.current(Arc::clone(event));
         let key = self.lane_for(LaneKey::of_workflow(uid, event.event.workflow.clone()), event);
         let splits_events = self.splits_events(&key);
         let active = self.state.is_active(uid);
@@ -358,6 +364,10 @@ impl Lanes {
                 continue;
             };
             let Some(event) = lane.event(target).cloned() else { continue };
+            if event.event.is_erased() {
+                self.settle_erased(key, target, &event, now);
+                continue;
+            }
             if target == Target::Head {
                 if let Some(operator) = self.discarding_operator(&key, &event) {
                     self.discard_head(&key, &event, operator, now);

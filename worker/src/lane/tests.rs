@@ -43,6 +43,7 @@ use step::{Step, step};
 mod batches;
 mod catalog;
 mod end;
+mod erasure;
 mod expiry;
 mod filters;
 mod isolation;

@@ -1,6 +1,7 @@
 //! `CatalogService`: sources, subscriptions and keys.
 //!
 //! - `mutation`: a change that acts once, is stamped and recorded; `request`: requests, converted to entries.
+//! - `reseal`: every entry sealed with the first master key.
 //! - `view`: entries in answers, without secrets.
 //! - `test_delivery`: test deliveries. `plan_applied`: answers of `Apply`.
 
@@ -31,6 +32,7 @@ mod mutation;
 mod orphans;
 mod plan_applied;
 mod request;
+mod reseal;
 mod test_delivery;
 mod view;
 
@@ -363,6 +365,17 @@ impl CatalogService for Catalogs {
         }
         let edited = mutation.carry_out(self.log()?, |snapshot, _| plan(snapshot, &desired, asked.prune)).await?;
         Ok(Response::new(plan_applied::done(edited.changes)))
+    }
+
+    type ResealStream = reseal::Responses;
+
+    async fn reseal(&self, request: Request<v1::ResealRequest>) -> Answer<Self::ResealStream> {
+        let asked = request.get_ref();
+        let log = self.log()?;
+        let key_id = log.catalog.master_key().id();
+        let mutation = Mutation::new(&request, "Reseal", &key_id, &asked.request_id, &asked.reason)?;
+        let place = self.state.place()?;
+        Ok(Response::new(reseal::run(log.clone(), mutation, key_id, place).await?))
     }
 }
 

@@ -11,7 +11,7 @@ use weft_proto::{
     v1,
 };
 
-use super::{LogState, PAGE_BYTES_MAX, named, page_size};
+use super::{ERASED, LogState, PAGE_BYTES_MAX, named, page_size};
 use crate::{
     convert,
     error::{Code, of_direct, of_history, refuse},
@@ -79,12 +79,15 @@ pub(super) async fn list(
     let histories = log.history.events_at(places).await.map_err(of_history)?;
     let events = events.into_iter().zip(histories).map(|((listed, event), history)| {
         let stored_at = convert::milliseconds(listed.stored_at_ms);
+        let erased = history.as_ref().is_some_and(|history| history.is_erased);
         let (status, deliveries) = match history {
+            Some(history) if erased => (ERASED.to_owned(), history.deliveries),
             Some(history) => (history.status.as_str().to_owned(), history.deliveries),
             // It has expired in between.
             None => (String::new(), Vec::new()),
         };
         let event = event.map_or_else(|| without_data(listed), convert::event);
+        let event = v1::Event { erased, ..event };
         let deliveries = deliveries.into_iter().map(convert::delivery_with_last_attempt).collect();
         v1::ListedEvent { event: Some(event), status, deliveries, stored_at }
     });
@@ -268,5 +271,6 @@ fn without_data(listed: ListedEvent) -> v1::Event {
         delivery_id: Some(listed.delivery_id).filter(|id| !id.is_empty()),
         data: bytes::Bytes::new(),
         data_content_type: listed.content_type,
+        erased: false,
     }
 }

@@ -199,7 +199,7 @@ impl Session<'_> {
                     let _ = answer.send((found, self.overlay.now()));
                 }
                 Ask::Position { id, answer } => {
-                    let _ = answer.send(self.overlay.accepted(id).map(|accepted| accepted.seq));
+                    let _ = answer.send(self.overlay.accepted(id).cloned());
                 }
                 Ask::Reach { .. } => {}
             }

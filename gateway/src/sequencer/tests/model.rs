@@ -12,11 +12,7 @@ use tokio::{
     time::Instant,
 };
 use weft_index::receipts::Horizons;
-use weft_nats::{
-    event::{Entry, Event},
-    message::Outgoing,
-    subject::Layout,
-};
+use weft_nats::{entry::Entry, event::Event, message::Outgoing, subject::Layout};
 use weft_proto::ids::{EventId, StreamSeq};
 
 use crate::forwarding::LATE_MAX;
@@ -401,6 +397,7 @@ impl World {
                         }
                     }
                 }
+                Entry::Erased(_) => return Err("nothing was erased".into()),
                 Entry::Foreign(error) => return Err(error.to_string()),
             }
         }

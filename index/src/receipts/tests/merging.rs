@@ -66,7 +66,7 @@ impl Model {
                     *known = carried[0].1;
                 }
             }
-            Content::Foreign => {}
+            Content::Erased(..) | Content::Foreign => {}
         }
         change
     }

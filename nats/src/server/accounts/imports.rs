@@ -119,6 +119,8 @@ impl Imports {
         }
         self.other_layout(layout);
         self.publishes(Home::Commands, "commands.>");
+        // Records of erased events.
+        self.publishes(Home::Events, "events.>");
         self.publishes(Home::Catalog, &format!("$KV.{CATALOG_BUCKET}.>"));
         self.publishes(Home::Base, &format!("$KV.{LEASES_BUCKET}.>"));
         self.asks(At::Role(Role::Gateway), RETRY_SUBJECT);

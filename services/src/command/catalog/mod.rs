@@ -1,4 +1,4 @@
-//! `weft source | subscription | key | apply`: what is in the catalog, through the admin.
+//! `weft source | subscription | key | apply | catalog`: what is in the catalog, through the admin.
 //!
 //! - `wanted`: what files and flags want, as messages.
 //! - `view`: what the admin answers, as it is printed.
@@ -16,6 +16,7 @@ use crate::failure::Failure;
 
 pub mod apply;
 pub mod key;
+pub mod reseal;
 pub mod source;
 pub mod subscription;
 mod view;

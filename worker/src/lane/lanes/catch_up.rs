@@ -68,6 +68,7 @@ impl Lanes {
         actions: &mut Vec<Action>,
     ) {
         self.catch_ups.ended();
+        let events: Vec<_> = events.into_iter().map(|event| self.erased.current(event)).collect();
         let wanted = self.state.may_deliver(key) || self.is_overdue(key);
         let splits_events = self.splits_events(key);
         let Some(lane) = self.state.lanes.get_mut(key) else { return };

@@ -316,6 +316,7 @@ impl Lanes {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
+        let event = event.map(|event| self.erased.current(event));
         let Some(lane) = self.state.lanes.get_mut(&work.lane) else { return };
         let Some(pending) = lane.runs.get_mut(&(work.seq, work.run)) else { return };
         pending.loading = false;

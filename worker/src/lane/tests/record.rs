@@ -1,6 +1,7 @@
 //! The committed record as the model of the lanes keeps it.
 
 use weft_catalog::apply_change;
+use weft_nats::event::ERASED;
 
 use super::*;
 
@@ -93,7 +94,9 @@ impl Record {
             if outcome.kind() == v1::OutcomeKind::Delivered {
                 assert!(self.accepted.contains(&work), "L11: {} was not accepted", outcome.sequence);
             }
-            if matches!(outcome.reason(), v1::DeadLetterReason::Exhausted | v1::DeadLetterReason::Permanent) {
+            let is_erased = outcome.last_error.starts_with(ERASED);
+            let by_attempts = [v1::DeadLetterReason::Exhausted, v1::DeadLetterReason::Permanent];
+            if by_attempts.contains(&outcome.reason()) && !is_erased {
                 assert!(self.at_fault.contains(&work), "L11: {} is not known to be at fault", outcome.sequence);
             }
             if outcome.reason() == v1::DeadLetterReason::Exhausted {

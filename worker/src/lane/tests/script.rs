@@ -87,6 +87,11 @@ fn perform(model: &mut Model, words: &[&str]) {
             model.handle(Input::TimerFired);
         }
         ["expire", through] => model.age(number(through)),
+        ["erase", seq] => {
+            let stored = of(model, seq);
+            let event = stored.event.clone().erased("by ann");
+            model.handle(Input::Erased { event: Arc::new(StoredEvent { event, ..StoredEvent::clone(&stored) }) });
+        }
         ["crash"] => model.crash(false),
         ["pause"] => model.pause(0, true),
         ["resume"] => model.pause(0, false),

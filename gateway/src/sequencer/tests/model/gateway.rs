@@ -434,6 +434,9 @@ impl Gateway {
                     self.file.ids.insert(id, accepted);
                 }
                 Content::Heads(heads) => self.file.heads.extend(heads),
+                Content::Erased(id, accepted, _) => {
+                    self.file.ids.insert(id, accepted);
+                }
                 Content::Foreign => {}
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 use weft_nats::{
-    event::Entry,
+    entry::Entry,
     message::{Outgoing, Stored},
     streams::{LeaderView, Presence, StreamState},
 };
@@ -159,7 +159,7 @@ impl Log {
                 (event.id, event.sequence_number, event.previous)
                     == (receipt.event_id, receipt.sequence_number, receipt.previous)
             }
-            Entry::Heads(_) | Entry::Foreign(_) => false,
+            Entry::Heads(_) | Entry::Erased(_) | Entry::Foreign(_) => false,
         })
     }
 }
