@@ -96,6 +96,7 @@ lint:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	python3 lint/language.py
 	python3 lint/circles.py
+	python3 lint/proto.py
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

@@ -32,6 +32,7 @@ export async function startMesh(config) {
   const client = await readFile(join(data, "client.toml"), "utf8");
   return {
     gateway: endpoints.gateway,
+    admin: endpoints.admin,
     /** The bootstrap key. */
     key: /token = "(.*)"/.exec(client)[1],
     /** The data folder. */

@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 use tower::{Layer, Service};
 use weft_catalog::keys::{Grant, KeyError, Keys, bearer};
 use weft_nats::scan::Filter;
-use weft_proto::v1::Scope;
+use weft_proto::{rpc, v1::Scope};
 use weft_serve::{Peer, network};
 
 use crate::{
@@ -35,6 +35,9 @@ pub mod sessions;
 use failures::Failures;
 use methods::{Access, Limits};
 use sessions::Sessions;
+
+/// Header of a key, as at the gateway; it counts before `authorization`.
+const API_KEY: &str = "x-api-key";
 
 /// Layer that authorises calls before they reach the services.
 #[derive(Debug, Clone)]
@@ -84,8 +87,13 @@ impl Guard {
     /// Authorises a call and attaches its grant.
     fn admit<B>(&self, request: &mut http::Request<B>) -> Result<(), Status> {
         let Access::Key(scope, limits) = methods::access(request.uri().path()) else { return Ok(()) };
-        let grant = match request.headers().get(AUTHORIZATION) {
-            Some(value) => self.authorize_key(bearer(value.as_bytes()).unwrap_or_default(), scope, client(request))?,
+        let headers = request.headers();
+        let given = match headers.get(API_KEY) {
+            Some(key) => Some(key.as_bytes()),
+            None => headers.get(AUTHORIZATION).map(|value| bearer(value.as_bytes()).unwrap_or_default()),
+        };
+        let grant = match given {
+            Some(key) => self.authorize_key(key, scope, client(request))?,
             None => {
                 let grant = self.authorize_session(request, scope).unwrap_or(Err(KeyError::Missing));
                 grant.map_err(|error| self.refuse(error, client(request)))?
@@ -163,7 +171,14 @@ where
         Box::pin(async move {
             let response = answer.await?;
             // A call that is refused at once has its status in the headers; otherwise it is in the trailers, after the body.
-            let code = Status::from_header_map(response.headers()).map_or(tonic::Code::Ok, |status| status.code());
+            let status = Status::from_header_map(response.headers());
+            let (code, response) = match status {
+                Some(status) if status.code() != tonic::Code::Ok && status.details().is_empty() => {
+                    let status = rpc::with_reason(status);
+                    (status.code(), status.into_http())
+                }
+                status => (status.map_or(tonic::Code::Ok, |status| status.code()), response),
+            };
             metrics::count_request(method, code);
             Ok(response)
         })

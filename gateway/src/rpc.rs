@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tonic::{Status, server::NamedService, service::interceptor::InterceptedService};
-use weft_proto::v1::ingest_service_server::IngestServiceServer;
+use weft_proto::{rpc, v1::ingest_service_server::IngestServiceServer};
 use weft_role::readiness::Health;
 
 use crate::{admission, http::state::Api};
@@ -27,7 +27,7 @@ const MESSAGE_OVERHEAD_BYTES: usize = 16 * 1024;
 
 /// The routes of the services, and their health reporter, which starts as not ready.
 pub async fn routes(api: &Arc<Api>) -> (Router, Health) {
-    let (health, health_server) = Health::new(&[<IngestServiceServer<Ingest> as NamedService>::NAME]).await;
+    let (health, health_server) = Health::new([<IngestServiceServer<Ingest> as NamedService>::NAME]).await;
     let message_bytes_max = api.bodies.bytes_max().saturating_add(MESSAGE_OVERHEAD_BYTES);
     let ingest = IngestServiceServer::new(Ingest::new(Arc::clone(api))).max_decoding_message_size(message_bytes_max);
     // Before anything is read of a message: what strangers send is not kept in memory.
@@ -47,7 +47,9 @@ pub async fn routes(api: &Arc<Api>) -> (Router, Health) {
     }
     let router =
         router.layer(map_response(async |response: Response| match Status::from_header_map(response.headers()) {
-            Some(status) if status.code() == tonic::Code::OutOfRange => status::of_transport(status).into_http(),
+            Some(status) if status.code() != tonic::Code::Ok && status.details().is_empty() => {
+                rpc::with_reason(status::of_transport(status)).into_http()
+            }
             _ => response,
         }));
     (admission::around(router, Arc::clone(&api.admission)), health)

@@ -63,6 +63,30 @@ pub fn reason(status: &Status) -> Option<String> {
     Some(ErrorInfo::decode(&info.value[..]).ok()?.reason)
 }
 
+/// A status of the gRPC library, which has no details, as one with a reason. Any other status is returned as it is.
+pub fn with_reason(status: Status) -> Status {
+    if reason(&status).is_some() {
+        return status;
+    }
+    let message = status.message();
+    match status.code() {
+        // The library has no other OUT_OF_RANGE, and refusals of this crate have details.
+        Code::OutOfRange => {
+            let message = "the message is larger than this server takes";
+            refusal(Code::InvalidArgument, "body_too_large", message, [])
+        }
+        Code::Unimplemented => refusal(Code::Unimplemented, "not_implemented", "this server has no such method", []),
+        Code::Internal if message.contains("decode") => {
+            refusal(Code::InvalidArgument, "malformed_body", "the message is not a valid one of this method", [])
+        }
+        Code::DeadlineExceeded => refusal(Code::DeadlineExceeded, "request_timeout", message, []),
+        Code::NotFound => refusal(Code::NotFound, "not_found", message, []),
+        Code::InvalidArgument => refusal(Code::InvalidArgument, "bad_query", message, []),
+        Code::Unavailable => refusal(Code::Unavailable, "overloaded", message, []),
+        code => refusal(code, "internal", message, []),
+    }
+}
+
 /// Type URL of `google.rpc.RetryInfo` in a status's details.
 const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 
@@ -96,6 +120,19 @@ mod tests {
         assert_eq!(info.metadata["oldestCursor"], "c");
         assert_eq!(reason(&status).as_deref(), Some("UNKNOWN_EVENT"));
         assert_eq!(reason(&Status::not_found("no")), None);
+    }
+
+    /// No refusal is without a reason, also of what the library refuses itself.
+    #[test]
+    fn statuses_of_the_library_get_a_reason() {
+        let large = with_reason(Status::out_of_range("decoded message length too large: found 9 bytes"));
+        assert_eq!((large.code(), reason(&large).as_deref()), (Code::InvalidArgument, Some("BODY_TOO_LARGE")));
+        let garbled = with_reason(Status::internal("failed to decode Protobuf message: invalid tag"));
+        assert_eq!((garbled.code(), reason(&garbled).as_deref()), (Code::InvalidArgument, Some("MALFORMED_BODY")));
+        let unknown = with_reason(Status::unimplemented(""));
+        assert_eq!((unknown.code(), reason(&unknown).as_deref()), (Code::Unimplemented, Some("NOT_IMPLEMENTED")));
+        let ours = refusal(Code::OutOfRange, "cursor_expired", "no", []);
+        assert_eq!(reason(&with_reason(ours)).as_deref(), Some("CURSOR_EXPIRED"));
     }
 
     #[test]

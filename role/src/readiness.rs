@@ -1,6 +1,6 @@
 //! Readiness of a role with a port, and what it waits for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -17,16 +17,16 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct Health {
     reporter: HealthReporter,
-    services: &'static [&'static str],
+    services: Arc<[String]>,
 }
 
 impl Health {
     /// Health of these services and of the server as a whole, not serving yet, and the service that reports it.
     pub async fn new(
-        services: &'static [&'static str],
+        services: impl IntoIterator<Item: Into<String>>,
     ) -> (Self, pb::health_server::HealthServer<impl pb::health_server::Health>) {
         let (reporter, server) = health_reporter();
-        let health = Self { reporter, services };
+        let health = Self { reporter, services: services.into_iter().map(Into::into).collect() };
         health.set(false).await;
         (health, server)
     }
@@ -34,8 +34,8 @@ impl Health {
     /// Sets the state of the server and of its services.
     async fn set(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for name in std::iter::once(&"").chain(self.services) {
-            self.reporter.set_service_status(*name, status).await;
+        for name in std::iter::once("").chain(self.services.iter().map(String::as_str)) {
+            self.reporter.set_service_status(name, status).await;
         }
     }
 }

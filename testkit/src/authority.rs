@@ -73,7 +73,7 @@ impl Authority {
 
     /// Serves with the certificate that it signed last.
     pub fn options(&self) -> TlsOptions {
-        TlsOptions { cert: Some(SecretRef::File(self.cert())), key: Some(SecretRef::File(self.key())) }
+        TlsOptions { cert: Some(SecretRef::File(self.cert())), key: Some(SecretRef::File(self.key())), client_ca: None }
     }
 
     /// A client's TLS that trusts only this authority.
@@ -87,7 +87,7 @@ impl Authority {
     pub fn self_signed_options(&self) -> TlsOptions {
         let key = self.path("ca-key.pem");
         fs::write(&key, self.issuer.key().serialize_pem()).expect("the folder is ours");
-        TlsOptions { cert: Some(SecretRef::File(self.ca())), key: Some(SecretRef::File(key)) }
+        TlsOptions { cert: Some(SecretRef::File(self.ca())), key: Some(SecretRef::File(key)), client_ca: None }
     }
 
     /// Connects to this machine as a client that trusts only this authority and speaks only `protocol`.

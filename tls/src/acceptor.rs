@@ -9,7 +9,7 @@ use std::{
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, ring},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 use tokio::{
@@ -52,11 +52,19 @@ impl Acceptor {
     pub fn open(options: &TlsOptions) -> Result<Option<Self>, TlsError> {
         let provider = ring::default_provider();
         let Some(identity) = identity::read(options, &provider)? else { return Ok(None) };
-        let builder = ServerConfig::builder_with_provider(Arc::new(provider.clone()))
+        let shared = Arc::new(provider.clone());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&shared))
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Unusable(error.to_string()))?;
+        let builder = match identity::authorities(options)? {
+            None => builder.with_no_client_auth(),
+            Some(roots) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), shared).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| TlsError::Unusable(error.to_string()))?)
+            }
+        };
         let presented = Arc::new(Presented { options: options.clone(), provider, identity: RwLock::new(identity) });
-        let mut config = builder.with_no_client_auth().with_cert_resolver(presented.clone());
+        let mut config = builder.with_cert_resolver(presented.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         Ok(Some(Self { config: Arc::new(config), presented }))
     }

@@ -1,11 +1,14 @@
 //! Real handshakes with certificates made here.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use rcgen::KeyPair;
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_nats::options::SecretRef;
 use weft_testkit::Authority;
 
@@ -13,7 +16,11 @@ use super::*;
 
 /// Serves with the certificate that an authority signed last.
 fn options(authority: &Authority) -> TlsOptions {
-    TlsOptions { cert: Some(SecretRef::File(authority.cert())), key: Some(SecretRef::File(authority.key())) }
+    TlsOptions {
+        cert: Some(SecretRef::File(authority.cert())),
+        key: Some(SecretRef::File(authority.key())),
+        ..TlsOptions::default()
+    }
 }
 
 fn acceptor(authority: &Authority) -> Acceptor {
@@ -60,6 +67,36 @@ async fn a_renewed_certificate_is_used_for_new_connections() {
     assert_eq!(client.get_ref().1.peer_certificates().unwrap()[0], renewed);
 }
 
+/// With `client_ca` a client without a certificate of that authority is refused, and one with it is served.
+#[tokio::test]
+async fn clients_show_a_certificate_where_one_is_asked_for() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let options = TlsOptions { client_ca: Some(SecretRef::File(authority.ca())), ..options(&authority) };
+    let acceptor = Acceptor::open(&options).unwrap().unwrap();
+    for (of, is_served) in [(None, false), (Some(&other), false), (Some(&authority), true)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = match of {
+            None => authority.client_config(),
+            Some(of) => {
+                let chain = CertificateDer::pem_file_iter(of.cert()).unwrap().map(Result::unwrap).collect();
+                let key = PrivateKeyDer::from_pem_file(of.key()).unwrap();
+                let mut roots = RootCertStore::empty();
+                roots.add(CertificateDer::from_pem_file(authority.ca()).unwrap()).unwrap();
+                client::identified(Arc::new(roots), chain, key).unwrap()
+            }
+        };
+        let connect = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
+        };
+        let accepted = async { acceptor.accept(listener.accept().await.unwrap().0).await };
+        // The client of TLS 1.3 is done before the server has seen its certificate.
+        let (_client, served) = tokio::join!(connect, accepted);
+        assert_eq!(served.is_ok(), is_served, "{of:?}");
+    }
+}
+
 /// Each mistake is reported with its key, in one line, without any part of the private key.
 #[test]
 fn wrong_files_are_reported_in_one_line() {
@@ -67,7 +104,7 @@ fn wrong_files_are_reported_in_one_line() {
     let sound = options(&authority);
     let problem = |options: TlsOptions| Acceptor::open(&options).unwrap_err().to_string();
     let absent = || Some(SecretRef::File(authority.path("absent.pem")));
-    let swapped = TlsOptions { cert: sound.key.clone(), key: sound.cert.clone() };
+    let swapped = TlsOptions { cert: sound.key.clone(), key: sound.cert.clone(), ..TlsOptions::default() };
     let keyless = TlsOptions { key: sound.cert.clone(), ..sound.clone() };
     let foreign = TlsOptions { key: options(&other).key, ..sound.clone() };
     for (options, part) in [
@@ -77,6 +114,8 @@ fn wrong_files_are_reported_in_one_line() {
         (swapped, "no certificate"),
         (keyless, "no private key"),
         (foreign, "cannot be used"),
+        (TlsOptions { client_ca: sound.key.clone(), ..sound.clone() }, "tls.client_ca"),
+        (TlsOptions { client_ca: sound.cert.clone(), ..TlsOptions::default() }, "client_ca needs them"),
     ] {
         let problem = problem(options);
         assert!(problem.contains(part) && problem.lines().count() == 1, "{problem}");

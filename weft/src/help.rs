@@ -160,7 +160,27 @@ pub fn grouped(mut command: Command) -> Command {
         let text = examples(&command, noun);
         command = command.mut_subcommand(noun, |noun| noun.after_help(text));
     }
-    command.mut_subcommands(without_shared_options).help_template(template).after_help(end)
+    command
+        .mut_subcommands(|noun| with_short_forms(without_shared_options(noun)))
+        .help_template(template)
+        .after_help(end)
+}
+
+/// A noun and its verbs by the short forms that operators know from other commands.
+fn with_short_forms(noun: Command) -> Command {
+    const NOUNS: [(&str, &str); 3] = [("workflow", "wf"), ("subscription", "sub"), ("rejected", "rej")];
+    const VERBS: [(&str, &str); 2] = [("list", "ls"), ("delete", "rm")];
+    let short = |forms: &[(&str, &'static str)], name: &str| {
+        forms.iter().find(|(long, _)| *long == name).map(|(_, short)| *short)
+    };
+    let noun = noun.mut_subcommands(|verb| match short(&VERBS, verb.get_name()) {
+        Some(form) => verb.visible_alias(form),
+        None => verb,
+    });
+    match short(&NOUNS, noun.get_name()) {
+        Some(form) => noun.visible_alias(form),
+        None => noun,
+    }
 }
 
 /// The options of every command that talks to the admin, once, for `weft --help`.
@@ -266,6 +286,8 @@ mod tests {
             assert!(text.contains(part), "{part:?}: {text}");
         }
         assert!(!text.contains("launch"), "{text}");
+        let short = grouped(Cli::command()).try_get_matches_from(["weft", "wf", "lanes"]).unwrap();
+        assert_eq!(short.subcommand_name(), Some("workflow"));
         assert!(text.contains("\n  --server <URL> ") && text.contains("-o, --output <FORMAT>"), "{text}");
         let list = command.find_subcommand_mut("dlq").unwrap().find_subcommand_mut("list").unwrap();
         let list = list.render_help().to_string();

@@ -122,9 +122,7 @@ mod tests {
     use prost_types::FileDescriptorSet;
 
     use super::*;
-
-    /// The services of the package that other processes serve.
-    const ELSEWHERE: [&str; 2] = ["IngestService", "EventHandler"];
+    use crate::service::served::ELSEWHERE;
 
     /// A new method needs an entry, and a removed one leaves none.
     #[test]

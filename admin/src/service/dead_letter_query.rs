@@ -3,7 +3,7 @@
 use tonic::Status;
 use weft_catalog::keys::Grant;
 use weft_index::history::{
-    DeadLetter, DeadLetterFilter, DeadLetterId,
+    DeadLetter, DeadLetterFilter, DeadLetterId, EventRef,
     status::{DeadLetterStatus, reason_of},
 };
 use weft_proto::v1;
@@ -14,15 +14,33 @@ use crate::{
     error::{Code, of_history, refuse, unknown},
 };
 
-/// The dead letters of these ids, one for each id.
+/// The dead letters of these ids, one for each id, or, for the id of an event, those that it has for all subscriptions.
 ///
 /// # Errors
 ///
 /// BAD_QUERY: not an id, or an id of several dead letters; NOT_FOUND: unknown.
 pub(super) async fn by_id(log: &LogState, grant: &Grant, ids: &[String]) -> Result<Vec<DeadLetter>, Status> {
+    let (events, ids): (Vec<&String>, Vec<&String>) = ids.iter().partition(|id| id.parse::<EventRef>().is_ok());
     let parsed = ids.iter().map(|id| parse_id(id)).collect::<Result<Vec<_>, _>>()?;
     let found = log.history.find_dead_letters(parsed).await.map_err(of_history)?;
-    found.into_iter().zip(ids).map(|(found, id)| only_one(grant, id, found)).collect()
+    let found = found.into_iter().zip(ids).map(|(found, id)| only_one(grant, id, found));
+    let mut found = found.collect::<Result<Vec<_>, _>>()?;
+    for event in events {
+        found.extend(of_event(log, grant, event).await?);
+    }
+    Ok(found)
+}
+
+/// The dead letters of an event, for the subscriptions that the catalog has.
+async fn of_event(log: &LogState, grant: &Grant, event: &str) -> Result<Vec<DeadLetter>, Status> {
+    let snapshot = log.snapshot().await?;
+    let ids = snapshot.subscriptions.keys().filter_map(|name| format!("{name}:{event}").parse().ok()).collect();
+    let found = log.history.find_dead_letters(ids).await.map_err(of_history)?;
+    let seen: Vec<_> = found.into_iter().flatten().filter(|found| sees(grant, found)).collect();
+    if seen.is_empty() {
+        return Err(unknown(Code::NotFound, format!("no dead letter of event {event} is kept; nothing was done")));
+    }
+    Ok(seen)
 }
 
 /// The dead letter that an id names, of those that a caller may see.

@@ -100,13 +100,15 @@ impl DeadLetterService for DeadLetters {
     ) -> Result<Response<v1::DeadLetterStatsResponse>, Status> {
         let log = self.state.log()?;
         let grant = auth::grant(&request)?;
-        let asked = request.into_inner().filter.unwrap_or_default();
+        let request = request.into_inner();
+        let fields = dead_letter_stats::fields_of(&request.group_by)?;
+        let asked = request.filter.unwrap_or_default();
         let any = asked.statuses.is_empty();
         let mut filter = limited(&grant, filter_of(asked)?);
         if any {
             filter.statuses.clear();
         }
         log.catch_up().await?;
-        dead_letter_stats::count(log, filter).await.map(Response::new)
+        dead_letter_stats::count(log, filter, &fields).await.map(Response::new)
     }
 }

@@ -13,7 +13,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{server::NamedService, service::Routes};
+use tonic::service::Routes;
 use tonic_web::GrpcWebLayer;
 use weft_catalog::{Catalog, Snapshot, keys::Keys, requests};
 use weft_index::history::{History, HistoryOptions};
@@ -65,6 +65,7 @@ mod redrive;
 mod rejected;
 mod replays;
 mod selection;
+pub(crate) mod served;
 mod shards;
 mod stall;
 mod state;
@@ -87,18 +88,6 @@ use workflows::Workflows;
 
 pub use weft_role::RunError;
 
-/// Services whose health is reported, by name.
-const SERVICES: &[&str] = &[
-    <EventServiceServer<Events> as NamedService>::NAME,
-    <DeadLetterServiceServer<DeadLetters> as NamedService>::NAME,
-    <RejectedServiceServer<RejectedRequests> as NamedService>::NAME,
-    <WorkflowServiceServer<Workflows> as NamedService>::NAME,
-    <ReplayServiceServer<Replays> as NamedService>::NAME,
-    <ShardServiceServer<Shards> as NamedService>::NAME,
-    <StatsServiceServer<StatsOfMesh> as NamedService>::NAME,
-    <CatalogServiceServer<Catalogs> as NamedService>::NAME,
-    <AuditServiceServer<Audit> as NamedService>::NAME,
-];
 /// The pause before the catalog is resealed after a failure.
 const SEAL_RETRY: Duration = Duration::from_secs(2);
 /// The pause before interrupted erasures are tried again.
@@ -203,7 +192,7 @@ impl Admin {
         let keys = Arc::new(Keys::new(Some(&self.token), watched.clone()));
         let (noting, noted, stopped) = (catalog.clone(), Arc::clone(&keys), stop.child_token());
         tasks.spawn(async move { noted.write_uses(&noting, &stopped).await });
-        let (health, health_server) = Health::new(SERVICES).await;
+        let (health, health_server) = Health::new(served::names()).await;
         let (progress, progressed) = watch::channel(Some("streams: not looked for yet".to_owned()));
         let connection = catalog.connection().clone();
         let used = Used::by_admin(Layout::new(spec.log.shards));
@@ -266,7 +255,7 @@ async fn serve(
     let audit = AuditServiceServer::new(Audit::new(Arc::clone(state)));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(weft_proto::FILE_DESCRIPTOR_SET)
+            .register_file_descriptor_set(served::descriptors())
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let mut routes = Routes::new(health)

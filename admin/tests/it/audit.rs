@@ -154,16 +154,18 @@ async fn entries_are_found_by_who_what_target_and_time() {
 async fn pages_survive_new_entries() {
     let mut mesh = Mesh::start(2).await;
     let dead = dead_letters(&mut mesh, &["order-1", "order-2", "order-3", "order-4"]).await;
-    let resolve = async |id: &str, request_id: &str| {
-        let request = v1::ResolveDeadLettersRequest {
+    let redrive = async |id: &str, request_id: &str| {
+        let request = v1::RedriveDeadLettersRequest {
             ids: vec![id.to_owned()],
             request_id: request_id.to_owned(),
             ..Default::default()
         };
-        mesh.admin.dead_letters().resolve_dead_letters(request).await.unwrap();
+        let answer = mesh.admin.dead_letters().redrive_dead_letters(request).await.unwrap();
+        // Its first message comes once the command is stored.
+        answer.into_inner().message().await.unwrap();
     };
     for (at, (id, ..)) in dead.iter().take(3).enumerate() {
-        resolve(id, &format!("r{at}")).await;
+        redrive(id, &format!("r{at}")).await;
     }
     let mut read = Vec::new();
     let mut page_token = String::new();
@@ -172,7 +174,7 @@ async fn pages_survive_new_entries() {
         read.extend(answer.entries.into_iter().map(|entry| entry.request_id));
         page_token = answer.next_page_token;
         if page == 0 {
-            resolve(&dead[3].0, "late").await;
+            redrive(&dead[3].0, "late").await;
         }
         if page_token.is_empty() {
             break;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tonic::Code;
+use tonic::{Code, Request, Status, service::Interceptor};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -10,11 +10,11 @@ use tonic_reflection::pb::v1::{
 };
 use weft_admin::{Admin, AdminOptions, service::RunError};
 use weft_nats::options::Secret;
-use weft_proto::v1::{self, event_service_client::EventServiceClient};
+use weft_proto::v1::{self, event_service_client::EventServiceClient, ingest_service_client::IngestServiceClient};
 use weft_testkit::{TestServer, eventually};
 use weft_tls::BindError;
 
-use crate::mesh::{Bearer, Mesh, PATIENCE, Receivers, Running, TOKEN, reason};
+use crate::mesh::{Bearer, Mesh, PATIENCE, Receivers, Running, TOKEN, bearer, reason};
 
 async fn health(admin: &Running) -> ServingStatus {
     health_of(admin, "weft.v1.EventService").await
@@ -51,10 +51,45 @@ async fn services_need_the_token_and_health_and_reflection_do_not() {
     {
         assert!(names.contains(&service), "{names:?}");
     }
-    for noun in ["Event", "DeadLetter", "Rejected", "Workflow", "Replay", "Shard", "Catalog"] {
+    for elsewhere in ["weft.v1.IngestService", "weft.v1.EventHandler"] {
+        assert!(!names.contains(&elsewhere), "{names:?}");
+    }
+    for noun in ["Event", "DeadLetter", "Rejected", "Workflow", "Replay", "Shard", "Catalog", "Audit"] {
         let health = health_of(&mesh.admin, &format!("weft.v1.{noun}Service")).await;
         assert_eq!(health, ServingStatus::Serving, "{noun}");
     }
+}
+
+/// Sends the key in `x-api-key`.
+#[derive(Clone)]
+struct ApiKey(&'static str);
+
+impl Interceptor for ApiKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("x-api-key", self.0.parse().unwrap());
+        Ok(request)
+    }
+}
+
+/// A key is taken from `x-api-key` as at the gateway, and what the gRPC library refuses has a reason as everything else.
+#[tokio::test]
+async fn every_refusal_has_a_reason() {
+    let mesh = Mesh::start(1).await;
+    let mut client = EventServiceClient::with_interceptor(mesh.admin.channel(), ApiKey(TOKEN));
+    assert!(client.events_since(v1::EventsSinceRequest::default()).await.is_ok());
+    let mut client = EventServiceClient::with_interceptor(mesh.admin.channel(), ApiKey("other"));
+    let answer = client.events_since(v1::EventsSinceRequest::default()).await;
+    assert_eq!(reason(answer), (Code::Unauthenticated, "KEY_INVALID".into()));
+
+    let large = v1::GetEventRequest { event_id: "x".repeat(5_000_000) };
+    let answer = mesh.admin.events().get_event(large).await;
+    assert_eq!(reason(answer), (Code::InvalidArgument, "BODY_TOO_LARGE".into()));
+    let mut ingest = IngestServiceClient::with_interceptor(mesh.admin.channel(), bearer(TOKEN));
+    let answer = ingest.publish(v1::PublishRequest::default()).await;
+    assert_eq!(reason(answer), (Code::Unimplemented, "NOT_IMPLEMENTED".into()));
+    let unknown = HealthCheckRequest { service: "weft.v1.Other".into() };
+    let answer = HealthClient::new(mesh.admin.channel()).check(unknown).await;
+    assert_eq!(reason(answer), (Code::NotFound, "NOT_FOUND".into()));
 }
 
 /// An absent server passes: the admin stays up, says what it waits for, and heals itself.

@@ -8,7 +8,12 @@ use weft_proto::{
     v1::{self, CommandStatus, OutcomeKind},
 };
 
-use crate::mesh::{BILLING, Mesh, PATIENCE, outcome, reason};
+use weft_testkit::eventually;
+
+use crate::{
+    catalog::subscription,
+    mesh::{BILLING, Mesh, PATIENCE, outcome, reason},
+};
 
 const SHARD: ShardId = ShardId(0);
 
@@ -291,4 +296,45 @@ async fn a_history_that_is_built_anew_says_the_same() {
     mesh.restart_admin(|_| ()).await;
     let all = v1::ListDeadLettersRequest::default();
     assert_eq!(list(&mesh, all).await.dead_letters, [], "of another log");
+}
+
+/// Dead letters are counted by the fields that an operator asks for, and the id of an event names those of all
+/// subscriptions.
+#[tokio::test]
+async fn dead_letters_are_counted_by_any_field_and_named_by_their_event() {
+    let mut mesh = Mesh::start(1).await;
+    let billing = v1::Subscription { uid: BILLING.to_vec(), ..subscription("billing", "https://a.example/") };
+    mesh.kv().put_subscription(&billing, 0).await.unwrap();
+    let (_, places) = three(&mut mesh).await;
+    let count = async |group_by: &[v1::DeadLetterField]| {
+        let group_by = group_by.iter().map(|field| (*field).into()).collect();
+        let request = v1::DeadLetterStatsRequest { filter: None, group_by };
+        mesh.admin.dead_letters().dead_letter_stats(request).await.map(|answer| answer.into_inner().counts)
+    };
+    let by_error = count(&[v1::DeadLetterField::LastStatus, v1::DeadLetterField::LastError]).await.unwrap();
+    let expected = v1::DeadLetterCount {
+        last_status: 500,
+        last_error: "answered 500".into(),
+        count: 3,
+        ..v1::DeadLetterCount::default()
+    };
+    assert_eq!(by_error, [expected]);
+    let by_workflow = count(&[v1::DeadLetterField::Workflow]).await.unwrap();
+    assert_eq!(by_workflow.iter().map(|one| one.count).collect::<Vec<_>>(), [1, 1, 1]);
+    let usual = count(&[]).await.unwrap();
+    assert_eq!((usual[0].subscription.as_str(), usual[0].status.as_str(), usual[0].count), ("billing", "open", 3));
+    assert_eq!(reason(count(&[v1::DeadLetterField::Unspecified]).await), (Code::InvalidArgument, "BAD_QUERY".into()));
+
+    let event = places[1].1.to_string();
+    let request = v1::RedriveDeadLettersRequest { ids: vec![event], dry_run: true, ..Default::default() };
+    let named = async || {
+        let Ok(answer) = mesh.admin.dead_letters().redrive_dead_letters(request.clone()).await else { return false };
+        let first = answer.into_inner().message().await;
+        first.is_ok_and(|first| first.is_some_and(|first| first.selected == 1))
+    };
+    assert!(eventually(PATIENCE, named).await, "once the admin has read the catalog");
+    let other =
+        v1::RedriveDeadLettersRequest { ids: vec![EventId::unique().to_string()], dry_run: true, ..Default::default() };
+    let refused = mesh.admin.dead_letters().redrive_dead_letters(other).await.map(drop);
+    assert_eq!(reason(refused), (Code::NotFound, "NOT_FOUND".into()));
 }

@@ -9,7 +9,7 @@ use std::{
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Certificate, ClientTlsConfig, Endpoint},
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 use weft_nats::{error_chain::in_one_line, options::Secret};
 use weft_proto::v1::{
@@ -46,6 +46,12 @@ pub struct AdminArgs {
     /// Certificates (PEM) that the admin's is trusted by, instead of the system's [default: those of client.toml]
     #[arg(long, env = "WEFT_CA", value_name = "FILE", help_heading = HEADING)]
     pub ca: Option<PathBuf>,
+    /// Certificate (PEM) of this client, where the admin asks for one; with --client-key
+    #[arg(long, env = "WEFT_CLIENT_CERT", value_name = "FILE", requires = "client_key", help_heading = HEADING)]
+    pub client_cert: Option<PathBuf>,
+    /// Private key (PEM) of that certificate
+    #[arg(long, env = "WEFT_CLIENT_KEY", value_name = "FILE", requires = "client_cert", help_heading = HEADING)]
+    pub client_key: Option<PathBuf>,
     /// The data folder with client.toml
     #[arg(long, env = "WEFT_DATA", value_name = "DIR", default_value = DATA_DEFAULT, help_heading = HEADING)]
     pub data: PathBuf,
@@ -67,6 +73,7 @@ impl AdminArgs {
     ///
     /// [`Failure::Usage`] without an address; [`Failure::Unavailable`] without an answer.
     pub async fn connect(self) -> Result<AdminClient, Failure> {
+        let identity = self.client_cert.zip(self.client_key);
         let (server, token, ca, gateway) = match (self.server, self.token) {
             (Some(server), Some(token)) => (server, token, self.ca, None),
             (Some(server), None) => {
@@ -86,7 +93,7 @@ impl AdminArgs {
             }
         };
         warn_of_clear_text(&server);
-        let admin = AdminClient::connect(server, token.expose(), ca.as_deref()).await?;
+        let admin = AdminClient::connect_as(server, token.expose(), ca.as_deref(), identity.as_ref()).await?;
         Ok(AdminClient { gateway, ..admin })
     }
 }
@@ -99,6 +106,16 @@ impl AdminClient {
     ///
     /// As [`AdminArgs::connect`].
     pub async fn connect(server: String, token: &str, ca: Option<&Path>) -> Result<Self, Failure> {
+        Self::connect_as(server, token, ca, None).await
+    }
+
+    /// As [`connect`](Self::connect), with the files of a client certificate and its key.
+    async fn connect_as(
+        server: String,
+        token: &str,
+        ca: Option<&Path>,
+        identity: Option<&(PathBuf, PathBuf)>,
+    ) -> Result<Self, Failure> {
         let usage = |problem: &str| Failure::Usage(format!("{problem}; see --server and --token"));
         let authorization = format!("Bearer {token}").parse();
         let mut authorization: MetadataValue<Ascii> =
@@ -109,7 +126,8 @@ impl AdminClient {
             .map_err(|_| usage("the server is not an address such as http://127.0.0.1:9080"))?
             .connect_timeout(CONNECT_TIMEOUT);
         if endpoint.uri().scheme_str() == Some("https") {
-            endpoint = endpoint.tls_config(trusting(ca)?).map_err(|error| Failure::of(&error))?;
+            endpoint =
+                endpoint.tls_config(identified(trusting(ca)?, identity)?).map_err(|error| Failure::of(&error))?;
         }
         let channel = endpoint.connect().await.map_err(|error| {
             Failure::Unavailable(format!(
@@ -247,6 +265,15 @@ fn trusting(ca: Option<&Path>) -> Result<ClientTlsConfig, Failure> {
     let Some(path) = ca else { return Ok(config.with_native_roots()) };
     let pem = fs::read(path).map_err(|error| Failure::Usage(format!("{}: {error}; see --ca", path.display())))?;
     Ok(config.ca_certificate(Certificate::from_pem(pem)))
+}
+
+/// With the client's certificate, where there is one.
+fn identified(config: ClientTlsConfig, files: Option<&(PathBuf, PathBuf)>) -> Result<ClientTlsConfig, Failure> {
+    let Some((cert, key)) = files else { return Ok(config) };
+    let read = |path: &PathBuf| {
+        fs::read(path).map_err(|error| Failure::Usage(format!("{}: {error}; see --client-cert", path.display())))
+    };
+    Ok(config.identity(Identity::from_pem(read(cert)?, read(key)?)))
 }
 
 fn read_client(path: &Path) -> Result<Client, Failure> {

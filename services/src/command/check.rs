@@ -39,13 +39,13 @@ struct FileArgs {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Say how a running mesh is, for monitoring: exit code 0 ok, 1 warning, 2 critical, 3 unknown
-    Health(HealthArgs),
+    Health(MonitorArgs),
     /// Say whether a destination's URL may be called from here, why not, and how to allow it
     Destination(DestinationArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct HealthArgs {
+struct MonitorArgs {
     #[command(flatten)]
     health: health::HealthArgs,
     /// The output format [default: one line for monitoring]

@@ -6,7 +6,7 @@ use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse
 use super::{
     admin::AdminClient,
     common::{CommonArgs, ReasonArgs, request_id},
-    output,
+    output::{self, Format},
     paging::{self, Listed, PAGE_MAX},
     prompt,
     select::{DeadLetterFilterArgs, one_way},
@@ -30,7 +30,7 @@ pub enum DlqCommand {
     Resolve(RedriveArgs),
     /// Discard dead letters; nothing is erased
     Discard(RedriveArgs),
-    /// Count dead letters by subscription, reason and status
+    /// Count dead letters, by subscription, reason and status or by other fields
     Stats(StatsArgs),
 }
 
@@ -63,6 +63,9 @@ pub struct GetArgs {
 pub struct StatsArgs {
     #[command(flatten)]
     filter: DeadLetterFilterArgs,
+    /// Count together what agrees in these fields
+    #[arg(long, value_name = "FIELD", value_delimiter = ',', default_value = "subscription,reason,status")]
+    by: Vec<CountField>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -70,7 +73,7 @@ pub struct StatsArgs {
 /// `weft dlq redrive | resolve | discard`.
 #[derive(Debug, clap::Args)]
 pub struct RedriveArgs {
-    /// The dead letter's id as `weft dlq list` prints it: SUBSCRIPTION:EVENT_ID, with @SEQUENCE where needed
+    /// Ids as `weft dlq list` prints them, or event ids: the dead letters of these events for all subscriptions
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
@@ -107,6 +110,69 @@ impl RedriveArgs {
     /// In which ways it says which.
     fn given(&self) -> [bool; 3] {
         [!self.ids.is_empty(), !self.filter.is_empty(), self.all]
+    }
+}
+
+/// A field that dead letters are counted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CountField {
+    /// The subscription.
+    Subscription,
+    /// Why it is a dead letter.
+    Reason,
+    /// Status of the dead letter.
+    Status,
+    /// The event's type.
+    Type,
+    /// The event's source.
+    Source,
+    /// The event's workflow.
+    Workflow,
+    /// The status of the receiver's last answer.
+    LastStatus,
+    /// The last error.
+    LastError,
+}
+
+impl CountField {
+    const fn to_proto(self) -> v1::DeadLetterField {
+        match self {
+            Self::Subscription => v1::DeadLetterField::Subscription,
+            Self::Reason => v1::DeadLetterField::Reason,
+            Self::Status => v1::DeadLetterField::Status,
+            Self::Type => v1::DeadLetterField::Type,
+            Self::Source => v1::DeadLetterField::Source,
+            Self::Workflow => v1::DeadLetterField::Workflow,
+            Self::LastStatus => v1::DeadLetterField::LastStatus,
+            Self::LastError => v1::DeadLetterField::LastError,
+        }
+    }
+
+    const fn heading(self) -> &'static str {
+        match self {
+            Self::Subscription => "SUBSCRIPTION",
+            Self::Reason => "REASON",
+            Self::Status => "STATUS",
+            Self::Type => "TYPE",
+            Self::Source => "SOURCE",
+            Self::Workflow => "WORKFLOW",
+            Self::LastStatus => "LAST STATUS",
+            Self::LastError => "LAST",
+        }
+    }
+
+    fn of(self, count: &view::DeadLetterCount) -> String {
+        let text = match self {
+            Self::Subscription => count.subscription.clone(),
+            Self::Reason => count.reason.clone(),
+            Self::Status => count.status.clone(),
+            Self::Type => count.r#type.clone(),
+            Self::Source => count.source.clone(),
+            Self::Workflow => count.workflow_id.clone(),
+            Self::LastStatus => count.last_status.map(|status| status.to_string()),
+            Self::LastError => count.last_error.clone(),
+        };
+        text.unwrap_or_else(|| "-".to_owned())
     }
 }
 
@@ -403,9 +469,16 @@ async fn ask_close(
 async fn stats(args: StatsArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let request = v1::DeadLetterStatsRequest { filter: Some(args.filter.into_filter(Vec::new())) };
+    let group_by = args.by.iter().map(|field| field.to_proto().into()).collect();
+    let request = v1::DeadLetterStatsRequest { filter: Some(args.filter.into_filter(Vec::new())), group_by };
     let answer = admin.dead_letters().dead_letter_stats(admin.request(request)).await;
     let answer = answer.map_err(|status| admin.failure(&status))?.into_inner();
     let rows: Vec<_> = answer.counts.into_iter().map(view::DeadLetterCount::from).collect();
-    output::list(format, &rows)
+    if format != Format::Table || rows.is_empty() {
+        return output::list(format, &rows);
+    }
+    let headings: Vec<_> = args.by.iter().map(|field| field.heading()).chain(["COUNT"]).collect();
+    let cells =
+        rows.iter().map(|row| args.by.iter().map(|field| field.of(row)).chain([row.count.to_string()]).collect());
+    output::text(&output::table(&headings, cells))
 }

@@ -12,6 +12,7 @@ use rustix::{
     io::Errno,
 };
 use serde::{Serialize, Serializer};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::{json, terminal};
 use crate::failure::Failure;
@@ -24,7 +25,15 @@ const PROSE: [&str; 6] = ["WHY", "OUTCOME", "DETAIL", "LAST", "RECEIVER", "DESTI
 /// The narrowest that a column of free text becomes, in characters.
 const PROSE_CHARS_MIN: usize = 24;
 /// Columns that a table leaves out where the terminal is too narrow for all, the first ones first. Ids and states stay.
-const DISPENSABLE: [&str; 11] = [
+const DISPENSABLE: [&str; 22] = [
+    "CLIENT",
+    "BYTES",
+    "BODY",
+    "ON ID REUSE",
+    "SECRETS",
+    "REVISION",
+    "EPOCH",
+    "COMMITTED",
     "SOURCE",
     "DELIVERY ID",
     "FIRST FAILED",
@@ -36,6 +45,9 @@ const DISPENSABLE: [&str; 11] = [
     "NEXT ATTEMPT",
     "RECEIVED",
     "SINCE",
+    "WHEN",
+    "DEAD-LETTERED",
+    "STARTED",
 ];
 
 /// `-o`.
@@ -212,21 +224,20 @@ fn leave_out(headings: &mut Vec<&str>, rows: &mut [Vec<String>], columns: usize)
 
 /// Width of a row whose free text is as short as it gets.
 fn least_width(headings: &[&str], rows: &[Vec<String>]) -> usize {
-    let chars = |text: &str| text.chars().count();
     let width = |(column, heading): (usize, &&str)| {
-        let widest = rows.iter().filter_map(|row| row.get(column)).map(|cell| chars(cell)).max().unwrap_or(0);
+        let widest = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0);
         let least = if PROSE.contains(heading) { widest.min(PROSE_CHARS_MIN) } else { widest };
-        least.max(chars(heading)) + 3
+        least.max(heading.width()) + 3
     };
     headings.iter().enumerate().map(width).sum()
 }
 
 /// Shortens the cells of free text so that a row fits into `columns`, but not below [`PROSE_CHARS_MIN`].
 fn shorten(headings: &[&str], rows: &mut [Vec<String>], columns: usize) {
-    let chars = |text: &str| text.chars().count();
-    let width = |column: usize| rows.iter().map(|row| row.get(column).map_or(0, |cell| chars(cell))).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row.get(column).map_or(0, |cell| cell.width())).max().unwrap_or(0);
     let widths: Vec<_> =
-        headings.iter().enumerate().map(|(column, heading)| width(column).max(chars(heading))).collect();
+        headings.iter().enumerate().map(|(column, heading)| width(column).max(heading.width())).collect();
     let is_prose = |column: usize| headings.get(column).is_some_and(|heading| PROSE.contains(heading));
     // A space on each side of a cell, and one between cells.
     let total: usize = widths.iter().map(|width| width + 3).sum();
@@ -238,11 +249,21 @@ fn shorten(headings: &[&str], rows: &mut [Vec<String>], columns: usize) {
     let each = (columns.saturating_sub(taken) / prose.len()).saturating_sub(3).max(PROSE_CHARS_MIN);
     for row in rows {
         for (column, cell) in row.iter_mut().enumerate() {
-            if is_prose(column) && chars(cell) > each {
-                *cell = cell.chars().take(each - 1).chain(['…']).collect();
+            if is_prose(column) && cell.width() > each {
+                *cell = beginning(cell, each - 1);
             }
         }
     }
+}
+
+/// The beginning of a text that is at most `columns` wide, marked as cut. Some characters are two columns wide.
+fn beginning(text: &str, columns: usize) -> String {
+    let mut taken = 0;
+    let fits = |char: &char| {
+        taken += char.width().unwrap_or(0);
+        taken <= columns
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
 }
 
 /// Names and values, a line each.
@@ -333,6 +354,13 @@ mod tests {
             !narrow.contains("order.paid") && narrow.ends_with("(without SOURCE, TYPE; -o json has all)"),
             "{narrow}"
         );
+    }
+
+    /// Wide characters count as two columns: a line of them does not wrap either.
+    #[test]
+    fn wide_characters_fit_a_narrow_terminal() {
+        let table = table_within(&["ID", "WHY"], [vec!["1".to_owned(), "注文".repeat(40)]], Some(60));
+        assert!(table.lines().all(|line| line.width() <= 60) && table.ends_with('…'), "{table}");
     }
 
     #[test]

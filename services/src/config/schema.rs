@@ -94,7 +94,7 @@ const GATEWAY: &[Key] = &[
 
 const RATE_LIMIT: &[Key] = &[key("per_ip", Text), key("per_source", Text), key("per_key", Text)];
 
-const TLS: &[Key] = &[key("cert", Text), key("key", Text)];
+const TLS: &[Key] = &[key("cert", Text), key("key", Text), key("client_ca", Text)];
 
 const WORKER: &[Key] =
     &[key("concurrency", Integer), key("lease", Text), key("allow_networks", List), key("deny_ports", List)];

@@ -91,8 +91,8 @@ fn check_master_keys(config: &Config) -> Result<(), Problem> {
 fn check_gateway(config: &Config) -> Result<(), Problem> {
     let root = KeyPath::default();
     for (section, tls) in [("gateway", &config.gateway.tls), ("admin", &config.admin.tls)] {
-        if tls.cert.is_some() != tls.key.is_some() {
-            let problem = "cert and key belong together: give both or neither";
+        if tls.cert.is_some() != tls.key.is_some() || (tls.client_ca.is_some() && tls.cert.is_none()) {
+            let problem = "cert and key belong together: give both or neither; client_ca needs them";
             return Err((root.key(section).key("tls"), problem.into()));
         }
     }

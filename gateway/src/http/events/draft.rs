@@ -112,8 +112,7 @@ impl Draft {
 }
 
 fn workflow(named: Option<String>) -> Result<WorkflowId, Problem> {
-    const MISSING: &str =
-        "no workflow id; name it as workflowId, in a CloudEvent as partitionkey, workflowid or subject";
+    const MISSING: &str = "no workflow id; name it as workflowId (workflow_id over gRPC), in a CloudEvent as partitionkey, workflowid or subject";
     let named = named.ok_or_else(|| Problem::new(Code::MissingWorkflow, MISSING))?;
     identify::visible_workflow(named)
         .map_err(|error| Problem::new(Code::InvalidWorkflow, format!("the workflow id {error}")))

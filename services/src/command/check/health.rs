@@ -174,7 +174,7 @@ async fn find(args: AdminArgs) -> Result<Findings, Failure> {
     findings.receivers = receivers(&admin).await?;
     findings.lanes_blocked = blocked(&admin).await?;
     let filter = v1::DeadLetterFilter { statuses: vec![OPEN.to_owned()], ..Default::default() };
-    let request = v1::DeadLetterStatsRequest { filter: Some(filter) };
+    let request = v1::DeadLetterStatsRequest { filter: Some(filter), ..Default::default() };
     let answer = admin.dead_letters().dead_letter_stats(admin.request(request)).await;
     let counts = answer.map_err(|status| admin.failure(&status))?.into_inner().counts;
     findings.dead_letters_open = counts.iter().map(|count| count.count).sum();

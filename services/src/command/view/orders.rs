@@ -337,20 +337,42 @@ impl Plan {
     }
 }
 
-/// How many dead letters there are of a kind.
+/// How many dead letters agree in the fields that are present.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetterCount {
-    subscription: String,
-    reason: String,
-    status: String,
-    count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subscription: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) r#type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) workflow_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_status: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_error: Option<String>,
+    pub(crate) count: u64,
 }
 
 impl From<v1::DeadLetterCount> for DeadLetterCount {
-    fn from(count: v1::DeadLetterCount) -> Self {
-        let v1::DeadLetterCount { subscription, reason, status, count } = count;
-        Self { subscription, reason, status, count }
+    fn from(of: v1::DeadLetterCount) -> Self {
+        Self {
+            subscription: given(of.subscription),
+            reason: given(of.reason),
+            status: given(of.status),
+            r#type: given(of.r#type),
+            source: given(of.source),
+            workflow_id: given(of.workflow_id),
+            last_status: Some(of.last_status).filter(|status| *status > 0),
+            last_error: given(of.last_error),
+            count: of.count,
+        }
     }
 }
 
@@ -358,6 +380,7 @@ impl Row for DeadLetterCount {
     const HEADINGS: &'static [&'static str] = &["SUBSCRIPTION", "REASON", "STATUS", "COUNT"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.subscription.clone(), self.reason.clone(), self.status.clone(), self.count.to_string()]
+        let text = |value: &Option<String>| text_or_dash(value.as_ref());
+        vec![text(&self.subscription), text(&self.reason), text(&self.status), self.count.to_string()]
     }
 }
