@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 53] = [
+const METHODS: [(&str, Scope, Limits); 55] = [
     ("EventService/ListEvents", Scope::Read, Enforced),
     ("EventService/GetEvent", Scope::Read, Enforced),
     ("EventService/EventsSince", Scope::Read, Enforced),

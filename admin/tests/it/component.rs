@@ -81,7 +81,7 @@ async fn every_refusal_has_a_reason() {
     let answer = client.events_since(v1::EventsSinceRequest::default()).await;
     assert_eq!(reason(answer), (Code::Unauthenticated, "KEY_INVALID".into()));
 
-    let large = v1::GetEventRequest { event_id: "x".repeat(5_000_000) };
+    let large = v1::GetEventRequest { event_id: "x".repeat(5_000_000), ..Default::default() };
     let answer = mesh.admin.events().get_event(large).await;
     assert_eq!(reason(answer), (Code::InvalidArgument, "BODY_TOO_LARGE".into()));
     let mut ingest = IngestServiceClient::with_interceptor(mesh.admin.channel(), bearer(TOKEN));

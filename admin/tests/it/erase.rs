@@ -35,7 +35,7 @@ fn of_workflow(workflow: &str, request_id: &str) -> v1::EraseEventsRequest {
 }
 
 async fn get(mesh: &Mesh, id: EventId) -> v1::GetEventResponse {
-    let request = v1::GetEventRequest { event_id: id.to_string() };
+    let request = v1::GetEventRequest { event_id: id.to_string(), ..Default::default() };
     mesh.admin.events().get_event(request).await.unwrap().into_inner()
 }
 

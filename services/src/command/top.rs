@@ -147,7 +147,7 @@ async fn stuck(admin: &AdminClient) -> Result<(Vec<LaneRow>, Vec<ShardRow>), ton
 
 /// An event, as `weft event get` prints it.
 async fn history_of(admin: &AdminClient, event_id: &str) -> String {
-    let request = v1::GetEventRequest { event_id: event_id.to_owned() };
+    let request = v1::GetEventRequest { event_id: event_id.to_owned(), ..Default::default() };
     match admin.events().get_event(admin.request(request)).await {
         Ok(answer) => match view::EventWithDeliveries::new(answer.into_inner()) {
             Some(history) => history.human(),
