@@ -99,6 +99,9 @@ pub(super) fn of_source(source: &Source) -> Vec<Field> {
     if source.max_body_bytes != 0 {
         fields.put("max_body_bytes", source.max_body_bytes);
     }
+    if source.payload_retention_ms != 0 {
+        fields.put("payload_retention", span(source.payload_retention_ms));
+    }
     for (index, schema) in source.schemas.iter().enumerate() {
         let mode = match schema.mode() {
             SchemaMode::Warn | SchemaMode::Unspecified => "warn",

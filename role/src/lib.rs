@@ -1,6 +1,7 @@
 //! Parts that gateway, worker and admin share.
 //!
 //! - [`RunError`]: the errors that end them; [`wait_for_log`]: what they wait for before anything else.
+//! - [`traces`]: spans of distributed traces.
 //! - [`readiness`]: whether they are ready, and if not, what for.
 
 use std::{path::PathBuf, time::Duration};
@@ -17,6 +18,7 @@ use weft_nats::{
 };
 
 pub mod readiness;
+pub mod traces;
 
 /// Interval of checks for a log that is not available.
 const LOG_RETRY: Duration = Duration::from_millis(500);

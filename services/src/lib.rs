@@ -28,4 +28,5 @@ pub mod roles;
 pub mod sender;
 pub mod signal;
 pub mod telemetry;
+pub mod traces;
 pub mod up;

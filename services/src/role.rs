@@ -23,6 +23,7 @@ use crate::{
     ready_output::{self, Line},
     roles::{Roles, bind_failure},
     signal, telemetry,
+    traces::Exporter,
     up::connect,
 };
 
@@ -79,6 +80,7 @@ pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
     let ops_listen = config.ops.listen.unwrap_or(role.ops_listen());
     let ops = Ops::bind(ops_listen).await.map_err(|error| bind_failure("ops", ops_listen, &error.into()))?;
     let metrics = telemetry::record_metrics()?;
+    let exporter = Exporter::start(&config.traces)?;
     let mut lines = vec![("ops", url("http", ops.local_addr()))];
     lines.extend(start(role, config, &data, &mut readiness, &mut roles).await?);
 
@@ -91,6 +93,9 @@ pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
     stop.cancel();
     // Nothing of it matters any more.
     let _ = ops.await;
+    if let Some(exporter) = exporter {
+        exporter.stop().await;
+    }
     if result.is_ok() {
         tracing::info!("drained; everything that was accepted is on disk");
     }

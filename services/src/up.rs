@@ -40,6 +40,7 @@ use crate::{
     ready_output::{self, Line},
     roles::{Roles, bind_failure},
     signal, telemetry,
+    traces::Exporter,
 };
 
 /// Where the ops endpoints of `weft up` listen.
@@ -68,6 +69,7 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let bound = Bound::bind(&config, &token, &clients).await?;
     let drain = signal::drain_token().map_err(|error| Failure::of(&error))?;
     let metrics = telemetry::record_metrics()?;
+    let exporter = Exporter::start(&config.traces)?;
 
     let mut readiness = Readiness::default();
     let nats_missing = readiness.add("nats");
@@ -108,6 +110,9 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     reporting.abort();
     // Nothing of the ops endpoints matters any more.
     let _ = ops.await;
+    if let Some(exporter) = exporter {
+        exporter.stop().await;
+    }
     if result.is_ok() {
         tracing::info!("drained; everything that was accepted is on disk");
     }

@@ -60,7 +60,9 @@ mod dead_letter_stats;
 mod dead_letters;
 mod erase;
 mod events;
+mod limits;
 mod page_token;
+mod payload_retention;
 mod redrive;
 mod rejected;
 mod replays;
@@ -299,6 +301,7 @@ impl Opening<'_> {
         let streams = (Streams::Create, folder.clone());
         let found = wait_for_log(&connection, spec, streams, &progress, state.draining()).await?;
         let Some(layout) = found else { return Ok(()) };
+        let (retained, measured) = (watched.clone(), folder.clone());
         let options = HistoryOptions {
             folder,
             dead_letter_retention: spec.dead_letters.retention.0,
@@ -328,6 +331,8 @@ impl Opening<'_> {
         tasks.spawn(observer.run(observations, stop.child_token()));
         let log = LogState { connection, layout, history, tails, catalog: catalog.clone(), observed };
         tasks.spawn(finish_erasures(log.clone(), stop.child_token()));
+        tasks.spawn(payload_retention::run(log.clone(), retained, stop.child_token()));
+        tasks.spawn(limits::watch(log.connection.clone(), layout, measured, stop.child_token()));
         state.open(log);
         loop {
             progress.send_replace(read.borrow_and_update().clone());

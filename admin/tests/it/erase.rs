@@ -142,6 +142,29 @@ async fn an_interrupted_call_is_finished_by_the_next_admin() {
     assert!(eventually(PATIENCE, done).await, "it is recorded as finished, once");
 }
 
+/// Payloads of a source go at their age, those of others stay; metadata stays of all.
+#[tokio::test]
+async fn payloads_of_a_source_go_after_their_retention() {
+    let mut mesh = Mesh::start(1).await;
+    let (id, seq) = mesh.event("w", BODY).await;
+    let source = get(&mesh, id).await.event.unwrap().source;
+    let scheme = v1::verification::Scheme::None(v1::NoneScheme {});
+    let retaining = |name: &str, payload_retention_ms| v1::Source {
+        name: name.into(),
+        verification: Some(v1::Verification { scheme: Some(scheme.clone()) }),
+        delivery_id: Some(v1::DeliveryIdRule { from: Some(v1::delivery_id_rule::From::Digest(true)) }),
+        payload_retention_ms,
+        ..v1::Source::default()
+    };
+    mesh.kv().put_source(&retaining("other", 1), 0).await.unwrap();
+    mesh.kv().put_source(&retaining(&source, 1), 0).await.unwrap();
+    assert!(eventually(PATIENCE, async || get(&mesh, id).await.status == "erased").await);
+    assert!(!holds(&mesh, "EVENTS", "jane").await);
+    let record = direct::get(&mesh.connection, "EVENTS", StreamSeq(seq + 1)).await.unwrap().unwrap();
+    let erasure = Erasure::decode(mesh.layout, &record).unwrap();
+    assert_eq!((erasure.seq.0, erasure.by.operator.as_str()), (seq, ""), "by no operator");
+}
+
 #[tokio::test]
 async fn a_request_that_names_nothing_is_refused() {
     let mesh = Mesh::start(1).await;

@@ -134,6 +134,8 @@ fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
         receipt_on_id_reuse: event.receipt_on_id_reuse,
         workflow,
         message,
+        // It is traced where it was accepted.
+        trace: None,
     })
 }
 

@@ -52,6 +52,7 @@ pub(crate) mod submission;
 mod submit_queue;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use options::SequencerOptions;
 pub use submit_queue::{NotTaken, PendingReceipt, PublishStream};

@@ -14,6 +14,7 @@ use super::{
     chain::{ChainKey, ChainPosition, ChainedSubmission},
     decide::Looked,
     overlay::UNCONFIRMED,
+    trace::AcceptTrace,
 };
 
 /// Bytes that numbering adds to a message: `ce-previousid: <uuid>`.
@@ -74,11 +75,14 @@ pub(crate) struct Encoded {
     /// Bytes of the message once it is numbered.
     pub bytes: usize,
     pub receipt_on_id_reuse: bool,
+    /// Its acceptance, if that is traced here.
+    pub trace: Option<Box<AcceptTrace>>,
 }
 
 impl Encoded {
     /// Encodes an event but for its number.
-    pub fn new(event: NewEvent, layout: Layout) -> Self {
+    pub fn new(mut event: NewEvent, layout: Layout) -> Self {
+        let trace = AcceptTrace::begin(&mut event);
         let receipt_on_id_reuse = event.receipt_on_id_reuse;
         let replay_key = event.replay_guard.then(|| replay_key(&event.source, &event.payload));
         let event = event.numbered(SequenceNumber(0), None);
@@ -94,6 +98,7 @@ impl Encoded {
             bytes: numbered_bytes(&message),
             message,
             receipt_on_id_reuse,
+            trace,
         }
     }
 

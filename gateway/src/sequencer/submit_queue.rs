@@ -17,6 +17,7 @@ use super::{
     remote::{EventBatch, RemoteQueue},
     shard::Ask,
     submission::{Answer, Encoded, Submission},
+    trace::AcceptTrace,
 };
 
 #[cfg(test)]
@@ -61,6 +62,7 @@ pub(crate) struct LocalQueue {
 pub struct PendingReceipt {
     answer: oneshot::Receiver<Answer>,
     deadline: Instant,
+    trace: Option<Box<AcceptTrace>>,
 }
 
 /// Reserved places for events that stay together.
@@ -138,10 +140,11 @@ impl SubmitQueue {
     /// Queues one event.
     fn take(
         &self,
-        event: Encoded,
+        mut event: Encoded,
         deadline: Instant,
         link: Option<ChainPosition>,
     ) -> Result<PendingReceipt, SubmitError> {
+        let trace = event.trace.take();
         let room = self.room(event.bytes)?;
         // Events of a stream stay in the local queue, with the earlier ones.
         let stays = link.is_some();
@@ -150,7 +153,7 @@ impl SubmitQueue {
             Some(elsewhere) if !stays => elsewhere.try_send(vec![submission]).map_err(|error| refused(&error))?,
             _ => self.queue.try_send(submission).map_err(|error| refused(&error))?,
         }
-        Ok(PendingReceipt { answer, deadline })
+        Ok(PendingReceipt { answer, deadline, trace })
     }
 
     /// The queue for new events, if they are forwarded.
@@ -194,12 +197,13 @@ fn take_all(
     for (submit_queue, (places, bytes)) in submit_queues.iter().zip(wanted) {
         reserved.push((submit_queue.reserve(places)?, submit_queue.room(bytes)?, Chain::new(Reuse::LeftOut)));
     }
-    let take = |(index, event): (usize, Encoded)| {
+    let take = |(index, mut event): (usize, Encoded)| {
+        let trace = event.trace.take();
         let (places, room, chain) = reserved.get_mut(index).ok_or(SubmitError::Starting)?;
         let room = room.split(event.bytes).ok_or(SubmitError::Overloaded)?;
         let (submission, answer) = event.submission(deadline, room, Some(chain.link()));
         places.fill(submission)?;
-        Ok(PendingReceipt { answer, deadline })
+        Ok(PendingReceipt { answer, deadline, trace })
     };
     let pending = events.into_iter().map(take).collect();
     reserved.into_iter().for_each(|(places, ..)| places.finish());
@@ -220,11 +224,15 @@ impl PendingReceipt {
     ///
     /// [`SubmitError`].
     pub async fn receipt(self) -> Result<Receipt, SubmitError> {
-        match timeout_at(self.deadline, self.answer).await {
+        let answer = match timeout_at(self.deadline, self.answer).await {
             Ok(Ok(answer)) => answer,
             // Deadline passed, or the shard restarts.
             Ok(Err(_)) | Err(_) => Err(SubmitError::Unavailable),
+        };
+        if let Some(trace) = self.trace {
+            trace.end(&answer);
         }
+        answer
     }
 }
 

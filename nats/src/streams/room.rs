@@ -1,5 +1,7 @@
 //! How full a stream is, and making room in it.
 
+use std::time::Duration;
+
 use async_nats::jetstream::stream::Config;
 use serde_json::json;
 use weft_proto::ids::StreamSeq;
@@ -16,6 +18,8 @@ pub struct Usage {
     pub bytes_max: Option<u64>,
     /// The first sequence that it holds.
     pub first: StreamSeq,
+    /// Age at which it drops a message; zero: never.
+    pub age_max: Duration,
 }
 
 /// Asks how full a stream is.
@@ -29,6 +33,7 @@ pub async fn usage(connection: &Connection, stream: &str) -> Result<Usage, Ensur
         bytes: info.state.bytes,
         bytes_max: u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0),
         first: StreamSeq(info.state.first_sequence),
+        age_max: info.config.max_age,
     })
 }
 

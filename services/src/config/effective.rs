@@ -20,13 +20,14 @@ const NONE: &str = "none";
 const DEFAULT: &str = "default";
 
 /// Values of keys that are set nowhere, outside `[[source]]` and `[[subscription]]`. Keys that are missing here have none.
-const DEFAULTS: [(&str, &str); 34] = [
+const DEFAULTS: [(&str, &str); 35] = [
     ("data", "./weft-data"),
     ("nats.inbox_prefix", "_INBOX"),
     ("nats.api_prefix", "$JS.API"),
     ("nats.publish", "[]"),
     ("log_output.format", "text"),
     ("log_output.access", "false"),
+    ("traces.sample", "1"),
     ("ops.listen", "127.0.0.1:9101 (weft worker 9102, weft admin 9103)"),
     ("log.shards", "1"),
     ("log.replicas", "1"),

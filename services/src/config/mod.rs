@@ -30,7 +30,7 @@ use weft_nats::{
 use weft_proto::v1::{Auth, HttpDestination, auth, destination::Kind};
 use weft_worker::{WorkerOptions, destination::postgres};
 
-use crate::telemetry::LogOutputOptions;
+use crate::{telemetry::LogOutputOptions, traces::TracesOptions};
 use document::Document;
 pub use effective::Setting;
 use key_path::KeyPath;
@@ -91,6 +91,8 @@ pub struct Config {
     pub ops: OpsOptions,
     /// `[log_output]`.
     pub log_output: LogOutputOptions,
+    /// `[traces]`.
+    pub traces: TracesOptions,
     /// `[log]`, `[dead_letters]`, `[rejected]`, and what follows for the streams.
     pub spec: LogSpec,
     /// `[gateway]`.
@@ -115,6 +117,7 @@ struct File {
     nats: NatsOptions,
     ops: OpsOptions,
     log_output: LogOutputOptions,
+    traces: TracesOptions,
     log: LogOptions,
     dead_letters: DeadLetterOptions,
     rejected: RejectedOptions,
@@ -248,6 +251,7 @@ impl Config {
             nats: file.nats,
             ops: file.ops,
             log_output: file.log_output,
+            traces: file.traces,
             spec,
             gateway: file.gateway,
             worker: file.worker,

@@ -46,6 +46,7 @@ pub const ROOT: &[Key] = &[
     key("data", Text),
     key("nats", Table(NATS)),
     key("log_output", Table(&[key("format", Text), key("access", Bool)])),
+    key("traces", Table(&[key("endpoint", Text), key("sample", Float)])),
     key("ops", Table(&[key("listen", Text)])),
     key("log", Table(LOG)),
     key("dead_letters", Table(&[key("retention", Text)])),
@@ -110,6 +111,7 @@ const SOURCE: &[Key] = &[
     key("max_body", Text),
     key("on_id_reuse", Text),
     key("keep_headers", List),
+    key("payload_retention", Text),
     key("replay_guard", Text),
     key("schema", Tables(DATA_SCHEMA)),
 ];

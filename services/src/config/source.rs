@@ -27,6 +27,7 @@ pub(super) struct SourceForm {
     replay_guard: Option<GuardForm>,
     #[serde(default)]
     keep_headers: Vec<String>,
+    payload_retention: Option<Span>,
     #[serde(default)]
     schema: Vec<SchemaForm>,
 }
@@ -103,6 +104,10 @@ impl SourceForm {
                 "0 would refuse every request; leave it out for [gateway] max_body".into(),
             ));
         }
+        if self.payload_retention.is_some_and(|span| span.0.is_zero()) {
+            let problem = "0 would erase every payload at once; leave it out to keep them";
+            return Err((path.key("payload_retention"), problem.into()));
+        }
         let scheme = self.verify.into_scheme(&path.key("verify"), secrets)?;
         let delivery_id = delivery_id(self.delivery_id, &path.key("delivery_id"))?;
         let on_id_reuse = match self.on_id_reuse {
@@ -135,6 +140,7 @@ impl SourceForm {
             schemas: schemas.collect::<Result<_, _>>()?,
             max_body_bytes: self.max_body.map_or(0, |size| size.as_u64()),
             replay_guard: replay_guard.into(),
+            payload_retention_ms: self.payload_retention.map_or(0, millis),
         })
     }
 }

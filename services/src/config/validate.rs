@@ -23,7 +23,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_log(config)?;
     check_roles(config)?;
     check_gateway(config)?;
-    check_master_keys(config)?;
+    check_keys_and_traces(config)?;
     check_catalog(config)
 }
 
@@ -79,7 +79,8 @@ fn check_roles(config: &Config) -> Result<(), Problem> {
 /// Two for an exchange, and the ones of exchanges that were not finished.
 const MASTER_KEYS_MAX: usize = 4;
 
-fn check_master_keys(config: &Config) -> Result<(), Problem> {
+fn check_keys_and_traces(config: &Config) -> Result<(), Problem> {
+    config.traces.validate().map_err(|(key, problem)| (KeyPath::default().key("traces").key(key), problem))?;
     let keys = config.sealing.master_keys.len();
     if keys > MASTER_KEYS_MAX {
         let problem = format!("has {keys} keys, at most {MASTER_KEYS_MAX}; reseal, and leave out the older ones");

@@ -6,7 +6,7 @@ use tokio::task::JoinError;
 use weft_nats::event::StoredEvent;
 use weft_proto::ids::Run;
 
-use super::{Driver, DriverError, aborted};
+use super::{Driver, DriverError, aborted, trace};
 use crate::{
     destination::{Delivery, NotSent},
     lane::{AttemptEnd, AttemptId, Input, LanePrevious, Work},
@@ -59,8 +59,12 @@ impl Driver {
         let name = self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.clone());
         let name = name.unwrap_or_default();
         // Reported by `on_attempt_finished`; ends with the shard.
+        self.traced.started(&deliveries);
         self.attempts.spawn(async move {
             let ends = destinations.deliver_batch(&deliveries, filters.as_deref()).await;
+            if let Ok(ends) = &ends {
+                trace::attempted(&deliveries, ends);
+            }
             for (delivery, end) in deliveries.iter().zip(ends.iter().flatten()) {
                 let received_at = (delivery.run == Run::LIVE).then_some(delivery.event.event.received_at);
                 let since = received_at.map(|at| delivery.clock.now().duration_since(at));

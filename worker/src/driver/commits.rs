@@ -308,6 +308,7 @@ impl Driver {
         crate::metrics::outcomes_committed(&commit.outcomes, |uid| {
             self.subscriptions.get(&uid).map(|compiled| compiled.subscription.value.name.as_str())
         });
+        self.traced.settled(&commit.outcomes, self.clock.now());
         self.copier.add(position, &commit, pending.dead);
         self.handle(Input::CommitStored { number: pending.number })
     }

@@ -45,6 +45,7 @@ mod filters;
 mod lookups;
 mod reader;
 mod receivers;
+mod trace;
 mod trim;
 
 pub(crate) use append::append_until_stored;
@@ -60,6 +61,7 @@ use expiry_watch::ExpiryWatch;
 use filters::DeferredFilters;
 use lookups::Lookup;
 use receivers::Receivers;
+use trace::Traced;
 use trim::Trim;
 
 /// Messages of EVENTS of one turn: few enough that finished attempts and acks do not wait long.
@@ -164,6 +166,7 @@ pub struct Driver {
     attempts: JoinSet<FinishedAttempt>,
     lookups: JoinSet<Lookup>,
     receivers: Receivers,
+    traced: Traced,
     /// Pauses of subscriptions that the catalog has not taken yet.
     pauses: JoinSet<()>,
     /// The attempts in flight have been aborted.
@@ -228,6 +231,7 @@ impl Driver {
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
             receivers,
+            traced: Traced::default(),
             pauses: JoinSet::new(),
             is_cut: false,
         })
