@@ -450,11 +450,11 @@ async fn merge(
             Entry::Erased(erasure) => Some(erasure.into_stored(seq, stored_at)),
             Entry::Heads(_) | Entry::Foreign(_) => None,
         };
-        if let Some(stored) = stored {
-            if filter.takes(oldest.shard, &stored) {
-                bytes += stored.event.payload.len();
-                events.push(stored);
-            }
+        if let Some(stored) = stored
+            && filter.takes(oldest.shard, &stored)
+        {
+            bytes += stored.event.payload.len();
+            events.push(stored);
         }
     }
 }

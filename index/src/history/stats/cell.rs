@@ -149,9 +149,9 @@ mod tests {
 
     #[test]
     fn a_cell_survives_its_row() {
-        let mut cell = Cell::default();
-        cell.counts =
+        let counts =
             Counts { accepted: 1, rejected: 2, delivered: 3, dead_lettered: 4, failed: 10, ..Counts::default() };
+        let mut cell = Cell { counts, ..Cell::default() };
         cell.latencies.accept.record(1_500);
         cell.latencies.total.record(2_000_000);
         assert_eq!(Cell::from(&CellRow::from(&cell)), cell);
