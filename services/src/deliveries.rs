@@ -12,7 +12,7 @@ use weft_proto::{
 };
 use weft_worker::{
     destination::{
-        Delivery, Destinations, InvalidDestination, PlannedRequest,
+        Delivery, Destinations, InvalidDestination, PlannedRequest, Stages,
         address::AddressRules,
         clients::HttpClients,
         postgres::{Pools, PostgresDestination},
@@ -127,6 +127,7 @@ fn delivery(subscription: &v1::Subscription, event: StoredEvent) -> Result<Deliv
         // Nothing has asked the log's server: the local clock.
         clock: ServerClock::default(),
         lease: LeaseGuard::unlimited(),
+        stages: Stages::default(),
     })
 }
 

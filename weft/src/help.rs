@@ -32,7 +32,10 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 17] = [
         &[
             ("weft event send --source shop --type order.paid --secret env:SHOP_SECRET", "sign and post one"),
             ("weft event tail --since 1h --type 'order.*'", "the last hour, then what comes"),
+            ("weft event list --status dead_lettered,blocked --since 1d", "what failed since yesterday"),
+            ("weft event list --delivery-id evt_1 --source shop", "by the sender's id"),
             ("weft event get EVENT_ID -o json", "with what the receiver answered"),
+            ("weft event explain EVENT_ID", "what it waits for, since when, and what helps"),
             ("weft event erase --workflow customer-7 --reason GDPR", "payloads and kept headers, for good"),
         ],
     ),
@@ -41,6 +44,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 17] = [
         &[
             ("weft workflow lanes --state paused", "who paused what, and why"),
             ("weft workflow get order-42 --newest -n 20", "its last twenty events, newest first"),
+            ("weft workflow explain order-42", "what it waits for, how many events wait, and what helps"),
             ("weft workflow retry order-42 --subscription billing", "attempt its head now"),
         ],
     ),

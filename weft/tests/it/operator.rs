@@ -253,3 +253,51 @@ async fn help_is_in_groups_with_examples() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("Repair:"));
 }
+
+/// An event is found by its filters and names, and explained: what it waits for, what the receiver said, how many wait after it.
+#[tokio::test]
+async fn events_are_found_and_explained() {
+    let mut mesh = QuietMesh::start().await;
+    mesh.send("order-1", 3).await;
+    let away = async || mesh.json(&["workflow", "lanes", "--state", "away"]).await[0]["waitingEvents"] == 2;
+    assert!(eventually(PATIENCE, away).await, "{}", mesh.json(&["workflow", "lanes"]).await);
+
+    let listed = mesh.json(&["event", "list", "--source", SOURCE, "--type", "order.*", "--since", "1h"]).await;
+    let numbers: Vec<_> = listed.as_array().unwrap().iter().map(|event| event["sequenceNumber"].as_u64()).collect();
+    assert_eq!(numbers, [Some(3), Some(2), Some(1)], "{listed}");
+    assert!(listed[2]["storedAt"].is_string() && listed[2]["data"].is_null(), "{listed}");
+    let retrying = mesh.json(&["event", "list", "--status", "retrying", "--subscription", SUBSCRIPTION]).await;
+    assert_eq!(retrying[0]["deliveryId"], "order-1-0", "{retrying}");
+    assert_eq!(mesh.json(&["event", "list", "--status", "delivered"]).await, serde_json::json!([]));
+    let search = ["event", "list", "--contains", "order.changed", "-n", "2", "-o", "jsonl"];
+    let (found, notice) = mesh.text(&search).await;
+    assert_eq!(found.lines().count(), 2, "{found}");
+    let token = notice.split("--page-token ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let (rest, _) = mesh.text(&[&search[..], &["--page-token", token]].concat()).await;
+    assert_eq!(rest.lines().count(), 1, "{rest}");
+    let (table, _) = mesh.text(&["event", "list", "-o", "table"]).await;
+    assert!(table.contains("EVENT") && table.contains("Z ("), "{table}");
+
+    let id = listed[2]["eventId"].as_str().unwrap();
+    for name in [id, &id[..8], "order-1-0"] {
+        let (shown, _) = mesh.text(&["event", "get", name, "-o", "table"]).await;
+        assert!(shown.contains(id), "{name}: {shown}");
+        let stages = shown.split("STAGE").nth(1).unwrap_or_else(|| panic!("a waterfall: {shown}"));
+        for stage in ["received", "stored", "attempt 1", "━"] {
+            assert!(stages.contains(stage), "{stage}: {shown}");
+        }
+    }
+    assert_eq!(mesh.run(&["event", "get", "order-1-9"]).await.status.code(), Some(3));
+    let (page, _) = mesh.text(&["event", "explain", "order-1-0", "-o", "table"]).await;
+    for part in
+        ["waits for", "which is away", "receiver said", "2 events of the workflow wait", "next attempt", "to do"]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let (page, _) = mesh.text(&["event", "explain", "order-1-2", "-o", "table"]).await;
+    assert!(page.contains(&format!("#1 of its workflow ({id})")), "{page}");
+    let explained = mesh.json(&["workflow", "explain", "order-1"]).await;
+    assert_eq!(explained["subscriptions"][0]["waitingEvents"], 2, "{explained}");
+    assert_eq!(mesh.run(&["workflow", "explain", "absent"]).await.status.code(), Some(3));
+    mesh.up.stop().await.unwrap();
+}

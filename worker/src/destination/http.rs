@@ -9,19 +9,22 @@
 //! is repeated at once on another connection, within the attempt and its timeout. So is a request that was answered 401 to an
 //! OAuth 2 token, once, with a new token.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 use weft_catalog::delivery_url::DeliveryUrl;
 use weft_proto::v1::{self, AttemptClass};
 
 use super::{
-    Delivery, DeliveryResult, Destination, Failure, InvalidDestination, PlannedRequest,
+    Delivery, DeliveryResult, Destination, Failure, InvalidDestination, PlannedRequest, Stages,
     address::RefusedAddress,
     auth::Authorization,
     body::LeaseGuardedBody,
@@ -136,7 +139,8 @@ impl HttpDestination {
         let mut client = &self.http.pooled;
         let mut repeats = 0;
         loop {
-            let lost = match client.request(request).await {
+            let answer = staged(client.request(request), sent.captured.clone(), &outgoing.first.stages).await;
+            let lost = match answer {
                 // On a new connection it is the response to the request.
                 Ok(response) if repeats > 0 || !sent.is_idle_time_out(response.status()) => return Ok(response),
                 Ok(_) => Lost::ConnectionClosed,
@@ -190,6 +194,29 @@ impl HttpDestination {
         let captured = capture_connection(&mut request);
         (request, Sent { captured, begun })
     }
+}
+
+/// Waits for the response, and notes when there is a connection and when the response comes.
+async fn staged<T, E>(
+    response: impl Future<Output = Result<T, E>>,
+    mut captured: CaptureConnection,
+    stages: &Stages,
+) -> Result<T, E> {
+    let mut response = pin!(response);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut response => answer,
+        is_connected = async { captured.wait_for_connection_metadata().await.is_some() } => {
+            if is_connected {
+                stages.connected();
+            }
+            response.await
+        }
+    };
+    if answer.is_ok() {
+        stages.answered();
+    }
+    answer
 }
 
 /// Parts of a request, also of a repeated one.

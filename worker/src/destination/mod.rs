@@ -57,11 +57,13 @@ pub mod resolver;
 mod response;
 pub mod retry_after;
 pub mod signature;
+mod stages;
 #[cfg(test)]
 mod tests;
 
 pub use expression::transformed;
 pub use planned::PlannedRequest;
+pub use stages::Stages;
 pub mod tls;
 
 /// One attempt to deliver an event.
@@ -87,6 +89,8 @@ pub struct Delivery {
     pub clock: ServerClock,
     /// The owner's lease: once no attempt may start, nothing is sent. To be checked again after any wait.
     pub lease: LeaseGuard,
+    /// Where a destination notes how far the attempt is, for its record.
+    pub stages: Stages,
 }
 
 /// Kind of a failure.
@@ -393,6 +397,8 @@ impl Destinations {
                 retry_after: None,
                 started_at: now,
                 ended_at: now,
+                connected_ms: None,
+                answered_ms: None,
             });
         }
         Ok(ends)
@@ -404,6 +410,8 @@ async fn send(
     destination: Result<Arc<dyn Destination>, String>,
     deliveries: &[Delivery],
 ) -> Result<Vec<AttemptEnd>, NotSent> {
+    let stages = deliveries.first().map(|first| first.stages.clone()).unwrap_or_default();
+    stages.start();
     let (started_at, started) = (Timestamp::now(), Instant::now());
     let taken = match destination {
         // A panic on one event is a failure of that event, not of the shard.
@@ -429,6 +437,8 @@ async fn send(
         retry_after: None,
         started_at,
         ended_at,
+        connected_ms: stages.connected_ms(),
+        answered_ms: stages.answered_ms(),
     };
     let sent = deliveries.len();
     // Where a destination contradicts itself, an event is rather delivered twice than lost.

@@ -10,6 +10,7 @@ use weft_catalog::Filters;
 use weft_proto::ids::StreamSeq;
 
 use super::{
+    Stages,
     address::AddressGuard,
     lookups::{Found, Lookups},
     resolver::GuardedResolver,
@@ -186,6 +187,7 @@ fn delivery() -> Delivery {
         timeout: Duration::from_secs(5),
         clock: ServerClock::default(),
         lease: LeaseGuard::unlimited(),
+        stages: Stages::default(),
     }
 }
 

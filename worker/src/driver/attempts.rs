@@ -8,7 +8,7 @@ use weft_proto::ids::Run;
 
 use super::{Driver, DriverError, aborted, trace};
 use crate::{
-    destination::{Delivery, NotSent},
+    destination::{Delivery, NotSent, Stages},
     lane::{AttemptEnd, AttemptId, Input, LanePrevious, Work},
 };
 
@@ -52,6 +52,7 @@ impl Driver {
                 timeout,
                 clock: self.context.connection.server_clock().clone(),
                 lease: self.lease.clone(),
+                stages: Stages::default(),
             });
         }
         let destinations = Arc::clone(&self.context.destinations);

@@ -172,6 +172,10 @@ pub struct AttemptEnd {
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Timestamp,
+    /// Milliseconds from the start until the connection was ready; `None`: it was not, or that is not known.
+    pub connected_ms: Option<u32>,
+    /// Milliseconds from the start until the head of the response; `None`: none came, or that is not known.
+    pub answered_ms: Option<u32>,
 }
 
 /// One event of a command: a dead letter, or a replayed event.

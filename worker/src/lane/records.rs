@@ -102,8 +102,8 @@ pub(super) fn attempt_record(
         workflow_id: work.lane.workflow.as_str().to_owned(),
         uncounted,
         batch_events: if events > 1 { u32::try_from(events).unwrap_or(u32::MAX) } else { 0 },
-        connected_ms: None,
-        answered_ms: None,
+        connected_ms: end.connected_ms,
+        answered_ms: end.answered_ms,
     }
 }
 

@@ -26,7 +26,7 @@ use weft_proto::{
     v1::{self, AttemptClass},
 };
 use weft_worker::{
-    destination::{Delivery, Destinations, NotSent},
+    destination::{Delivery, Destinations, NotSent, Stages},
     lane::{AttemptEnd, AttemptResult},
     ownership::LeaseGuard,
 };
@@ -104,6 +104,7 @@ pub fn delivery() -> Delivery {
         timeout: TIMEOUT,
         clock: ServerClock::default(),
         lease: LeaseGuard::unlimited(),
+        stages: Stages::default(),
     }
 }
 
@@ -159,6 +160,7 @@ async fn a_delivery_is_signed_and_says_its_place() {
     let live = delivery();
     let end = deliver(live.clone(), &format!("{url}/ok"), LOCAL).await;
     assert_eq!((end.result, end.status, &end.response[..]), (AttemptResult::Delivered, 200, &b"thanks"[..]));
+    assert!(end.connected_ms.is_some() && end.connected_ms <= end.answered_ms, "the stages of the attempt: {end:?}");
     let (headers, body) = taken.recv().await.unwrap();
     for secret in [SECRET, NEW_SECRET] {
         standardwebhooks::Webhook::new(secret).unwrap().verify(&body, &headers).unwrap();

@@ -21,7 +21,7 @@ use hyper_util::client::legacy::{
 };
 use tower::Service;
 
-use super::super::{NotSent, clients::Http2Client, connection, failure::Sent};
+use super::super::{NotSent, Stages, clients::Http2Client, connection, failure::Sent};
 use crate::ownership::LeaseGuard;
 
 /// The transport of one call.
@@ -37,6 +37,7 @@ pub(super) struct Call {
 pub(super) struct Progress {
     captured: Mutex<Option<CaptureConnection>>,
     begun: Arc<AtomicBool>,
+    stages: Stages,
     /// Nothing was sent, since the lease had run out.
     is_withheld: Arc<AtomicBool>,
     /// The status of the response's headers; 0: none has come.
@@ -44,8 +45,8 @@ pub(super) struct Progress {
 }
 
 impl Call {
-    pub fn new(client: Http2Client<GuardedBody>, lease: LeaseGuard) -> Self {
-        Self { client, lease, progress: Arc::default() }
+    pub fn new(client: Http2Client<GuardedBody>, lease: LeaseGuard, stages: Stages) -> Self {
+        Self { client, lease, progress: Arc::new(Progress { stages, ..Progress::default() }) }
     }
 
     pub fn progress(&self) -> Arc<Progress> {
@@ -87,6 +88,7 @@ impl Service<Request<tonic::body::Body>> for Call {
             lease: self.lease.clone(),
             is_checked: false,
             begun: Arc::clone(&self.progress.begun),
+            stages: self.progress.stages.clone(),
             is_withheld: Arc::clone(&self.progress.is_withheld),
         };
         let mut request = Request::from_parts(parts, body);
@@ -95,6 +97,7 @@ impl Service<Request<tonic::body::Body>> for Call {
         let (answer, progress) = (self.client.request(request), Arc::clone(&self.progress));
         Box::pin(async move {
             let answer = answer.await?;
+            progress.stages.answered();
             progress.http_status.store(answer.status().as_u16(), Ordering::Relaxed);
             if let Some(state) = connection::state(&captured) {
                 state.answered();
@@ -112,6 +115,7 @@ pub(in super::super) struct GuardedBody {
     is_checked: bool,
     /// Set as soon as there is a connection to write to.
     begun: Arc<AtomicBool>,
+    stages: Stages,
     is_withheld: Arc<AtomicBool>,
 }
 
@@ -120,7 +124,9 @@ impl Body for GuardedBody {
     type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.begun.store(true, Ordering::Relaxed);
+        if !self.begun.swap(true, Ordering::Relaxed) {
+            self.stages.connected();
+        }
         if !self.is_checked && !self.lease.may_attempt() {
             self.is_withheld.store(true, Ordering::Relaxed);
             return Poll::Ready(Some(Err(NotSent.into())));

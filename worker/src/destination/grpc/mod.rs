@@ -110,7 +110,7 @@ impl GrpcDestination {
                 Some(authorization) => Some(authorization.header().await?),
                 None => None,
             };
-            let call = Call::new(self.client.clone(), first.lease.clone());
+            let call = Call::new(self.client.clone(), first.lease.clone(), first.stages.clone());
             *progress = call.progress();
             let mut client = EventHandlerClient::with_origin(call, self.url.uri().clone())
                 .max_decoding_message_size(RESPONSE_MESSAGE_BYTES_MAX);

@@ -192,6 +192,8 @@ fn a_batch_is_bounded_by_bytes() {
             retry_after: None,
             started_at: now,
             ended_at: now,
+            connected_ms: None,
+            answered_ms: None,
         };
         lanes.handle(Input::AttemptFinished { attempt: id, ends: vec![end; events.len()] }, now, &mut attempts);
     }

@@ -157,6 +157,8 @@ impl Simulation {
                         retry_after: None,
                         started_at: self.now,
                         ended_at: self.now,
+                        connected_ms: None,
+                        answered_ms: None,
                     };
                     self.handle(Input::AttemptFinished { attempt: AttemptId(attempt), ends: vec![end] });
                 }

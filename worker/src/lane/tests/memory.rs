@@ -33,6 +33,8 @@ fn failing_lanes(count: u64) -> Lanes {
                     retry_after: None,
                     started_at: now,
                     ended_at: now,
+                    connected_ms: None,
+                    answered_ms: None,
                 };
                 inputs.push(Input::AttemptFinished { attempt: id, ends: vec![end] });
             }

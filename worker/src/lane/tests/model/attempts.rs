@@ -137,6 +137,8 @@ impl Model {
             retry_after: None,
             started_at: self.now,
             ended_at: self.now,
+            connected_ms: None,
+            answered_ms: None,
         };
         let subscription = work.lane.subscription.as_bytes()[0] - 1;
         if result == AttemptResult::EndpointRetired && self.revisions[&subscription] == attempt.revision {
