@@ -37,6 +37,7 @@ mod roles;
 mod schemas;
 mod secrets;
 mod signing;
+mod snapshots;
 mod starts;
 mod thousands;
 mod tls;
