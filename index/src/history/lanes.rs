@@ -182,7 +182,7 @@ fn read(
 }
 
 /// The events of a lane after its head.
-fn waiting(
+pub(super) fn waiting(
     view: &View,
     subscriptions: &Subscriptions,
     shard: ShardId,

@@ -183,4 +183,35 @@ mod tests {
             assert_eq!(seconds(span), text);
         }
     }
+
+    #[test]
+    fn people_see_counts_rates_backlogs_and_streams() {
+        use weft_proto::v1;
+
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let billing = v1::SubscriptionStats {
+            subscription: "billing".into(),
+            condition: v1::SubscriptionCondition::Away.into(),
+            reason: "connection refused".into(),
+            backlog: 12,
+            backlog_is_bound: true,
+            oldest_pending_at: at(1_000_000),
+            ..Default::default()
+        };
+        let stream =
+            v1::StreamUsage { stream: "EVENTS".into(), bytes: 1 << 20, bytes_max: 4 << 20, ..Default::default() };
+        let stats = v1::Stats {
+            since: at(1_000_000),
+            until: at(1_000_060),
+            observed_at: at(1_000_030),
+            total: Some(v1::StatsCounts { accepted: 600, ..Default::default() }),
+            subscriptions: vec![billing],
+            streams: vec![stream],
+            ..Default::default()
+        };
+        let text = Stats::from(stats).human();
+        for part in ["600", "10.00", "billing", "away", "≤12", "30 s", "connection refused", "25 %", "1.0 MiB"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
 }
