@@ -10,6 +10,7 @@ import { EventService } from "./gen/weft/v1/event_service_pb";
 import { RejectedService } from "./gen/weft/v1/rejected_service_pb";
 import { ReplayService } from "./gen/weft/v1/replay_service_pb";
 import { ShardService } from "./gen/weft/v1/shard_service_pb";
+import { StatsService } from "./gen/weft/v1/stats_service_pb";
 import { WorkflowService } from "./gen/weft/v1/workflow_service_pb";
 
 const HEADERS = { "x-weft-console": "1" };
@@ -63,6 +64,7 @@ export const api = {
   rejected: client(RejectedService),
   shards: client(ShardService),
   audit: client(AuditService),
+  stats: client(StatsService),
 };
 
 /** The operator of the session; `null`: nobody is signed in. */
@@ -97,7 +99,7 @@ export function message(error: unknown): string {
   if (error instanceof ConnectError) {
     return error.code === Code.Unknown || error.code === Code.Unavailable
       ? `the admin cannot be reached, or is starting: ${error.rawMessage}`
-      : error.rawMessage;
+      : error.rawMessage || error.message;
   }
   return error instanceof Error ? error.message : String(error);
 }

@@ -58,6 +58,8 @@ const SCREENS: Screen[] = [
   { path: /^\/cluster$/, title: "Cluster", show: () => <Cluster /> },
 ];
 
+/** Screens of what concerns all sources and workflows: a key that is limited to some cannot read it. */
+const OF_ALL = ["/replays", "/subscriptions", "/sources", "/schemas", "/keys", "/alerts", "/audit", "/cluster"];
 const NAVIGATION: [string, [string, string][]][] = [
   ["", [["/", "Overview"], ["/stream", "Stream"]]],
   ["Trouble", [["/dead-letters", "Dead letters"], ["/stuck", "Stuck"], ["/rejected", "Rejected"], ["/replays", "Replays"]]],
@@ -172,7 +174,7 @@ function Frame({ leave }: { leave: () => void }) {
 }
 
 function Navigation({ path, leave }: { path: string; leave: () => void }) {
-  const { operator } = useSession();
+  const { operator, isLimited } = useSession();
   const [open, setOpen] = useState(false);
   const [theme, setTheme] = useState<Theme>(chosenTheme);
   // biome-ignore lint: the menu closes when a screen is opened
@@ -191,8 +193,8 @@ function Navigation({ path, leave }: { path: string; leave: () => void }) {
         </button>
       </div>
       <div className="items">
-        {NAVIGATION.map(([group, items]) => (
-          <div key={group}>
+        {NAVIGATION.map(([group, all]) => [group, all.filter(([path]) => !isLimited || !OF_ALL.includes(path))] as const).map(([group, items]) => (
+          <div key={group} hidden={items.length === 0}>
             {group && <div className="group">{group}</div>}
             {items.map(([href, title]) => {
               const here = href === "/" ? path === "/" : path === href || path.startsWith(`${href}/`);

@@ -30,9 +30,15 @@ export function useLaneCounts() {
     queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
     refetchInterval: 5000,
   });
-  return (name: string) => ({
+  const total = (state: "waiting" | "blocked") => {
+    if (!lanes.data) return undefined;
+    const of = (own: Record<string, number>) => (own[state] ?? 0) + (state === "waiting" ? (own.away ?? 0) : 0);
+    return [...lanes.data.values()].reduce((sum, own) => sum + of(own), 0);
+  };
+  const of = (name: string) => ({
     waiting: lanes.data && (lanes.data.get(name)?.waiting ?? 0) + (lanes.data.get(name)?.away ?? 0),
     blocked: lanes.data && (lanes.data.get(name)?.blocked ?? 0),
     deadLetters: letters.data && Number(letters.data.counts.filter((each) => each.subscription === name).reduce((sum, each) => sum + each.count, 0n)),
   });
+  return { of, total };
 }

@@ -84,7 +84,8 @@ async function makeKey(name, scopes) {
 
 const SCREENS = [
   ["/", "Overview", "billing"],
-  ["/stream?from=oldest", "Stream", "order-1"],
+  ["/stream", "Stream", "order-1"],
+  ["/stream?q=status:dead_lettered", "Stream", "broken-8"],
   ["/dead-letters", "Dead letters", "broken-8"],
   ["/stuck", "Stuck", "shelf-1"],
   ["/rejected", "Rejected", "the signature does not match"],
@@ -163,10 +164,19 @@ test("the stream moves, pauses without losing an event, and its filter survives 
   await close();
 });
 
+test("the history is searched by status, time and text", async () => {
+  const { page, close } = await open("/stream");
+  await page.goto(`${mesh.admin}/stream?q=${encodeURIComponent('workflow:order-1 text:"\\"total\\":3"')}`);
+  await page.getByText("1 found").waitFor();
+  await page.getByRole("link", { name: "Live" }).click();
+  await page.getByText(/^live/).waitFor();
+  assert.equal(await page.getByRole("combobox", { name: "Filter" }).inputValue(), "workflow:order-1");
+  await close();
+});
+
 test("what comes from outside is shown and does nothing", async () => {
-  const { page, close } = await open("/stream?from=oldest");
+  const { page, close } = await open("/stream");
   await page.getByText("<b>bold</b>").first().waitFor();
-  await page.getByRole("combobox", { name: "Filter" }).fill("type:<b>*");
   const row = page.getByRole("row").filter({ hasText: "<b>bold</b>" });
   await row.getByText("U+202E").first().waitFor();
   await row.getByText("<b>bold</b>").click();

@@ -25,7 +25,7 @@ try {
   await mesh.send("order.paid", { total: 5 });
   const screens = [
     ["overview", "/"],
-    ["stream", "/stream?from=oldest"],
+    ["stream", "/stream"],
     ["event", `/events/${sample}`],
     ["workflow", "/workflows/order-1007"],
     ["dead-letters", "/dead-letters"],

@@ -3,11 +3,11 @@
 import { useQuery } from "@tanstack/react-query";
 import type { ReactNode } from "react";
 import { api, historyLag } from "../api";
-import { count, dateOf, durationText, plural } from "../format";
+import { count, dateOf, durationText, plural, textOf } from "../format";
 import { useLaneCounts } from "../lane-counts";
-import { Link, subscriptionPath, to } from "../router";
+import { eventPath, Link, subscriptionPath, to } from "../router";
 import { useSession } from "../session";
-import { Age, Badge, Empty, Failed, Head, Loading, Text } from "../ui/basics";
+import { Age, Badge, Empty, Failed, Head, Loading, Panel, Text, Time } from "../ui/basics";
 import { useShards } from "./cluster";
 import { useSubscriptions } from "./subscriptions";
 
@@ -45,7 +45,7 @@ export function useAlerts() {
       alerts.push({ key: `receiver:${name}:${receiver.shard}`, tone: receiver.state === "away" ? "bad" : "warn", what: `${name}: ${receiver.state === "away" ? "the circuit is open" : receiver.state}`, detail: receiver.reason, since: dateOf(receiver.since), href: subscriptionPath(name) });
     }
     if (subscription.paused) alerts.push({ key: `paused:${name}`, tone: "warn", what: `${name} is paused`, detail: subscription.pauseReason, href: subscriptionPath(name) });
-    const blocked = lanes(name).blocked ?? 0;
+    const blocked = lanes.of(name).blocked ?? 0;
     if (blocked > 0) alerts.push({ key: `blocked:${name}`, tone: "bad", what: `${name}: ${plural(blocked, "lane is blocked", "lanes are blocked")}`, detail: "they wait for an operator to retry or skip", href: to("/stuck", { subscription: name, state: "blocked" }) });
   }
   for (const orphan of subscriptions.data?.orphans ?? []) {
@@ -57,7 +57,7 @@ export function useAlerts() {
   if (lag && lag.ms > LAG_MS) alerts.push({ key: "lag", tone: "warn", what: "The history lags", detail: `${count(lag.messages)} messages, ${durationText(lag.ms)} behind the log: what is shown is older than it`, href: "/cluster" });
   alerts.sort((one, other) => Number(other.tone === "bad") - Number(one.tone === "bad"));
   const error = shards.error ?? subscriptions.error ?? letters.error;
-  return { alerts, loaded: subscriptions.data !== undefined && letters.data !== undefined, error };
+  return { alerts, loaded: (isLimited || subscriptions.data !== undefined) && letters.data !== undefined, error };
 }
 
 export function AlertTable({ alerts }: { alerts: Alert[] }) {
@@ -111,6 +111,99 @@ export function Alerts() {
           <AlertTable alerts={alerts} />
         )}
       </section>
+      <History />
     </>
+  );
+}
+
+/** Data of an event of the source `weft`. */
+interface Raised {
+  state?: string;
+  summary?: string;
+  command?: string;
+}
+
+function raisedOf(data: Uint8Array): Raised {
+  try {
+    const value: unknown = JSON.parse(textOf(data) ?? "");
+    return value && typeof value === "object" ? (value as Raised) : {};
+  } catch {
+    return {};
+  }
+}
+
+const SOURCE = "weft";
+
+/** What the mesh has raised, as its events of the source `weft`. */
+function History() {
+  const found = useQuery({
+    queryKey: ["alert-events"],
+    queryFn: () => api.events.listEvents({ filter: { source: SOURCE, type: "weft.*" }, withData: true, pageSize: 100 }),
+    refetchInterval: 5000,
+  });
+  const events = found.data?.events ?? [];
+  return (
+    <Panel title="Raised and recovered" tools={<Link href={to("/stream", { q: `source:${SOURCE}` })}>Follow live</Link>}>
+      {found.error ? (
+        <div className="body">
+          <Failed error={found.error} retry={found.refetch} />
+        </div>
+      ) : !found.data ? (
+        <Loading of="alerts" />
+      ) : events.length === 0 ? (
+        <Empty title="No alert is in the log">
+          <p>
+            Alerts are events of source <code>weft</code>: a subscription with <code>sources = ["weft"]</code> sends them to where you are paged.
+          </p>
+        </Empty>
+      ) : (
+        <div className="scroll" tabIndex={0} role="group" aria-label="Alerts of the past">
+          <table>
+            <thead>
+              <tr>
+                <th>Time</th>
+                <th>State</th>
+                <th>Type</th>
+                <th>Summary</th>
+              </tr>
+            </thead>
+            <tbody>
+              {events.map(({ event }) => {
+                if (!event) return null;
+                const { state = "raised", summary = "", command } = raisedOf(event.data);
+                return (
+                  <tr key={event.eventId}>
+                    <td>
+                      <Time at={dateOf(event.receivedAt)} />
+                    </td>
+                    <td>
+                      <Badge tone={state === "recovered" ? "good" : "bad"}>
+                        <Text>{state}</Text>
+                      </Badge>
+                    </td>
+                    <td className="nowrap">
+                      <Link href={eventPath(event.eventId)}>
+                        <Text>{event.type}</Text>
+                      </Link>
+                    </td>
+                    <td className="wrap">
+                      <Text>{summary}</Text>
+                      {command && state !== "recovered" && (
+                        <>
+                          {" "}
+                          <code className="dim">
+                            <Text>{command}</Text>
+                          </code>
+                        </>
+                      )}
+                    </td>
+                  </tr>
+                );
+              })}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </Panel>
   );
 }

@@ -4,6 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { api } from "../api";
 import { count, dateOf } from "../format";
 import { useSession } from "../session";
+import { Streams, useStats } from "./traffic";
 import { Age, Badge, Empty, Failed, Head, Loading, Status, Text, Time } from "../ui/basics";
 
 export function useShards(enabled = true) {
@@ -13,6 +14,7 @@ export function useShards(enabled = true) {
 export function Cluster() {
   const { isLimited } = useSession();
   const found = useShards(!isLimited);
+  const { stats } = useStats(60, !isLimited);
   const shards = found.data?.shards ?? [];
   const stopped = shards.filter((shard) => shard.state === "stopped");
   return (
@@ -78,6 +80,7 @@ export function Cluster() {
           </div>
         )}
       </section>
+      {stats && <Streams stats={stats} />}
     </>
   );
 }

@@ -5,12 +5,12 @@ import { keepPreviousData, useInfiniteQuery, useQuery, useQueryClient } from "@t
 import { useCallback, useMemo, useState } from "react";
 import { api } from "../api";
 import { count, dateOf, parseTime, plural } from "../format";
-import type { DeadLetter, DeadLetterCount } from "../gen/weft/v1/dead_letter_service_pb";
+import { type DeadLetter, type DeadLetterCount, DeadLetterField } from "../gen/weft/v1/dead_letter_service_pb";
 import { startRedrive } from "../jobs";
 import { eventPath, Link, to, useFilters, workflowPath } from "../router";
 import { useSession } from "../session";
 import { Action } from "../ui/action";
-import { Badge, Cut, Dialog, Empty, Facts, Failed, FilterInput, Head, Id, Loading, Panel, Select, Status, Text, Time } from "../ui/basics";
+import { Cut, Dialog, Empty, Facts, Failed, FilterInput, Head, Id, Loading, Panel, Select, Status, Text, Time } from "../ui/basics";
 import { type Column, List } from "../ui/list";
 import { Payload } from "../ui/payload";
 
@@ -57,6 +57,12 @@ export function DeadLetters() {
     refetchInterval: 3000,
     placeholderData: keepPreviousData,
   });
+  const errors = useQuery({
+    queryKey: ["dead-letter-stats", "errors", ...key],
+    queryFn: () => api.deadLetters.deadLetterStats({ filter, groupBy: [DeadLetterField.LAST_ERROR, DeadLetterField.REASON] }),
+    refetchInterval: 5000,
+    placeholderData: keepPreviousData,
+  });
   const listed = useInfiniteQuery({
     queryKey: ["dead-letters", ...key],
     queryFn: ({ pageParam }) => api.deadLetters.listDeadLetters({ filter, pageSize: PAGE, pageToken: pageParam }),
@@ -82,7 +88,7 @@ export function DeadLetters() {
   const columns = useMemo<Column<DeadLetter>[]>(() => {
     const list: Column<DeadLetter>[] = [
       { title: "Dead-lettered", width: "128px", show: (letter) => <Time at={dateOf(letter.deadLetteredAt)} /> },
-      { title: "Subscription", width: "minmax(76px, 0.8fr)", show: (letter) => <Cut>{letter.subscription}</Cut> },
+      { title: "Subscription", width: "minmax(88px, 0.8fr)", show: (letter) => <Cut>{letter.subscription}</Cut> },
       {
         title: "Workflow",
         width: "minmax(96px, 1fr)",
@@ -153,7 +159,7 @@ export function DeadLetters() {
         <FilterInput label="Until" value={fields.until} onChange={(until) => set({ until })} placeholder="Until" />
       </div>
       {(stats.error ?? listed.error) && <Failed error={stats.error ?? listed.error} retry={() => { stats.refetch(); listed.refetch(); }} />}
-      <Groups counts={stats.data?.counts ?? []} letters={loaded} chosen={errorText} set={set} complete={!listed.hasNextPage} />
+      <Groups counts={stats.data?.counts ?? []} errorCounts={errors.data?.counts ?? []} chosen={errorText} set={set} />
       <section className="panel" aria-label="Dead letters">
         <div className="bulk">
           <span className="tabular" data-testid="total">
@@ -220,9 +226,9 @@ export function DeadLetters() {
   );
 }
 
-const errorOf = (letter: DeadLetter) => letter.lastError || (letter.lastStatus ? `HTTP ${letter.lastStatus}` : letter.reason.replaceAll("_", " "));
+const errorOf = (letter: Pick<DeadLetter, "lastError" | "reason">) => letter.lastError || letter.reason.replaceAll("_", " ");
 
-function Groups({ counts, letters, chosen, set, complete }: { counts: DeadLetterCount[]; letters: DeadLetter[]; chosen: string; set: (changes: Record<string, string>) => void; complete: boolean }) {
+function Groups({ counts, errorCounts, chosen, set }: { counts: DeadLetterCount[]; errorCounts: DeadLetterCount[]; chosen: string; set: (changes: Record<string, string>) => void }) {
   const groups = useMemo(() => {
     const sums = new Map<string, { subscription: string; reason: string; count: bigint }>();
     for (const { subscription, reason, count: each } of counts) {
@@ -233,10 +239,10 @@ function Groups({ counts, letters, chosen, set, complete }: { counts: DeadLetter
     return [...sums.values()].sort((one, other) => Number(other.count - one.count));
   }, [counts]);
   const errors = useMemo(() => {
-    const sums = new Map<string, number>();
-    for (const letter of letters) sums.set(errorOf(letter), (sums.get(errorOf(letter)) ?? 0) + 1);
-    return [...sums].sort((one, other) => other[1] - one[1]).slice(0, 8);
-  }, [letters]);
+    const sums = new Map<string, bigint>();
+    for (const each of errorCounts) sums.set(errorOf(each), (sums.get(errorOf(each)) ?? 0n) + each.count);
+    return [...sums].sort((one, other) => Number(other[1] - one[1])).slice(0, 8);
+  }, [errorCounts]);
   if (groups.length === 0) return null;
   return (
     <div className="grid">
@@ -257,7 +263,7 @@ function Groups({ counts, letters, chosen, set, complete }: { counts: DeadLetter
           </tbody>
         </table>
       </Panel>
-      <Panel title="By error" className="six" tools={!complete && <Badge title="Of those that are loaded below">of the newest {count(letters.length)}</Badge>}>
+      <Panel title="By error" className="six">
         <table>
           <tbody>
             {errors.map(([error, sum]) => (

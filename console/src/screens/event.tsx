@@ -108,18 +108,19 @@ export function EventScreen({ id }: { id: string }) {
                 ["Delivery id", event.deliveryId ? <Id key="d" value={event.deliveryId} name="the delivery id" /> : <span key="d" className="dim">none: each request is a new event</span>],
                 ["Happened", <Time key="h" at={dateOf(event.time)} />],
                 ["Accepted", <Time key="a" at={dateOf(event.receivedAt)} />],
+                ["Stored", <Time key="t" at={dateOf(found.data.storedAt)} />],
               ]}
             />
           </div>
         </Panel>
         <Panel title="Stages" className="six">
           <div className="body">
-            <Waterfall event={event} deliveries={deliveries} />
+            <Waterfall event={event} deliveries={deliveries} storedAt={dateOf(found.data.storedAt)} />
           </div>
         </Panel>
         <Panel title="Payload">
           <div className="body">
-            <Payload bytes={event.data} contentType={event.dataContentType} />
+            {event.erased ? <p className="dim">It was erased on request. Number, id and what describes the event stay.</p> : <Payload bytes={event.data} contentType={event.dataContentType} />}
           </div>
         </Panel>
         <Panel title={`Deliveries (${count(deliveries.length)})`}>
@@ -238,26 +239,38 @@ interface Stage {
   kind: "good" | "bad" | "wait";
 }
 
-function stages(event: Event, delivery: DeliveryStatus): Stage[] {
+function stages(event: Event, delivery: DeliveryStatus, storedAt?: Date): Stage[] {
   const list: Stage[] = [];
-  let before = dateOf(event.receivedAt)?.getTime();
+  const received = dateOf(event.receivedAt)?.getTime();
+  let before = received;
+  if (delivery.run === 0n && received !== undefined && storedAt && storedAt.getTime() >= received) {
+    before = storedAt.getTime();
+    list.push({ name: "received, verified, stored", start: received, end: before, kind: "good" });
+  }
+  if (delivery.run > 0n) before = undefined;
   for (const attempt of delivery.attempts) {
     const [start, end] = [dateOf(attempt.startedAt)?.getTime(), dateOf(attempt.endedAt)?.getTime()];
     if (start === undefined || end === undefined) continue;
     if (before !== undefined && start > before) {
-      list.push({ name: attempt.number <= 1 ? "stored, waited for its turn" : "waited for the retry", start: before, end: start, kind: "wait" });
+      list.push({ name: attempt.number <= 1 ? "waited for its turn" : "waited for the retry", start: before, end: start, kind: "wait" });
     }
-    list.push({ name: `attempt ${attempt.number}`, start, end, kind: attempt.outcome === "delivered" ? "good" : "bad" });
+    const kind = attempt.outcome === "delivered" ? "good" : "bad";
+    const name = `attempt ${attempt.number}`;
+    const [connected, answered] = [dateOf(attempt.connectedAt)?.getTime(), dateOf(attempt.answeredAt)?.getTime()];
+    if (connected !== undefined && answered !== undefined) {
+      list.push({ name: `${name}: connected`, start, end: connected, kind });
+      list.push({ name: `${name}: answered`, start: connected, end: answered, kind });
+      if (end > answered) list.push({ name: `${name}: read`, start: answered, end, kind });
+    } else list.push({ name, start, end, kind });
     before = end;
   }
   return list;
 }
 
-function Waterfall({ event, deliveries }: { event: Event; deliveries: DeliveryStatus[] }) {
+function Waterfall({ event, deliveries, storedAt }: { event: Event; deliveries: DeliveryStatus[]; storedAt?: Date }) {
   const rows = deliveries.filter((delivery) => delivery.run === 0n || delivery.attempts.length > 0);
-  const all = rows.map((delivery) => ({ delivery, list: stages(event, delivery) }));
-  const live = all.filter(({ delivery }) => delivery.run === 0n).flatMap(({ list }) => list);
-  if (live.length === 0) return <p className="dim">No attempt has ended yet.</p>;
+  const all = rows.map((delivery) => ({ delivery, list: stages(event, delivery, storedAt) }));
+  if (all.every(({ list }) => list.length === 0)) return <p className="dim">No attempt has ended yet.</p>;
   return (
     <div className="stack">
       {all.map(({ delivery, list }) => {

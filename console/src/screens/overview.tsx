@@ -10,6 +10,7 @@ import { Badge, Copy, Empty, Failed, Head, Loading, Panel, Status, Text } from "
 import { useShards } from "./cluster";
 import { useSources } from "./sources";
 import { Health, useSubscriptions } from "./subscriptions";
+import { Backlog, Breakdown, Traffic, usePeriod, useStats } from "./traffic";
 
 export function Overview() {
   const { isLimited } = useSession();
@@ -17,6 +18,8 @@ export function Overview() {
   const subscriptions = useSubscriptions();
   const sources = useSources();
   const lanes = useLaneCounts();
+  const [minutes, picker] = usePeriod();
+  const traffic = useStats(minutes, !isLimited);
   const letters = useQuery({
     queryKey: ["dead-letter-stats", "open"],
     queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
@@ -26,23 +29,33 @@ export function Overview() {
   const behind = shards.data?.shards.reduce((sum, shard) => sum + shard.eventsLast - (shard.eventsCommitted?.sequence ?? 0n), 0n);
   const open = letters.data?.counts.reduce((sum, each) => sum + each.count, 0n);
   const all = subscriptions.data?.all ?? [];
-  const sum = (key: "waiting" | "blocked") => (subscriptions.data ? all.reduce((total, view) => total + (lanes(view.subscription?.name ?? "")[key] ?? 0), 0) : undefined);
-  const unhealthy = all.filter((view) => view.subscription?.paused || view.receivers.length > 0 || (lanes(view.subscription?.name ?? "").blocked ?? 0) > 0);
+  const sum = (key: "waiting" | "blocked") => lanes.total(key);
+  const unhealthy = all.filter((view) => view.subscription?.paused || view.receivers.length > 0 || (lanes.of(view.subscription?.name ?? "").blocked ?? 0) > 0);
   const errors = [shards.error, subscriptions.error, letters.error].filter((error) => error !== null);
   return (
     <>
-      <Head title="Overview" />
+      <Head title="Overview">{!isLimited && picker}</Head>
       {errors[0] && <Failed error={errors[0]} retry={() => { shards.refetch(); subscriptions.refetch(); letters.refetch(); }} />}
       <div className="tiles">
-        <Tile label="Events in the log" value={accepted} href="/stream" />
-        <Tile label="Not matched yet" value={behind} href="/cluster" tone={behind !== undefined && behind > 10_000n ? "warn" : ""} />
+        {!isLimited && (
+          <>
+            <Tile label="Events in the log" value={accepted} href="/stream" />
+            <Tile label="Not matched yet" value={behind} href="/cluster" tone={behind !== undefined && behind > 10_000n ? "warn" : ""} />
+          </>
+        )}
         <Tile label="Retrying lanes" value={sum("waiting")} href={to("/stuck", { state: "waiting" })} tone="warn" />
         <Tile label="Blocked lanes" value={sum("blocked")} href={to("/stuck", { state: "blocked" })} tone="bad" />
         <Tile label="Open dead letters" value={open} href="/dead-letters" tone="bad" />
       </div>
+      {isLimited && (
+        <div className="note-box info">
+          <div>Your key is limited to some sources or workflows: what concerns all of them is not shown.</div>
+        </div>
+      )}
       {accepted === 0n && <FirstSteps source={sources.data?.find((view) => view.source?.verification?.scheme.case === "standard")?.source?.name} hasSubscription={all.length > 0} />}
+      {!isLimited && <Traffic stats={traffic.stats} error={traffic.error} />}
       <div className="grid">
-        <Panel title="Subscriptions" className="six" tools={unhealthy.length > 0 ? <Badge tone="bad">{plural(unhealthy.length, "needs", "need")} attention</Badge> : all.length > 0 && <Badge tone="good">none needs attention</Badge>}>
+        {!isLimited && <Panel title="Subscriptions" className="six" tools={unhealthy.length > 0 ? <Badge tone="bad">{plural(unhealthy.length, "needs", "need")} attention</Badge> : all.length > 0 && <Badge tone="good">none needs attention</Badge>}>
           {!subscriptions.data ? (
             <Loading of="subscriptions" />
           ) : all.length === 0 ? (
@@ -56,9 +69,10 @@ export function Overview() {
                   <tr>
                     <th>Name</th>
                     <th>Health</th>
+                    <th className="num">Backlog</th>
                     <th className="num">Retrying</th>
                     <th className="num">Blocked</th>
-                    <th className="num">Dead letters</th>
+                    <th className="num">Dead</th>
                   </tr>
                 </thead>
                 <tbody>
@@ -67,7 +81,7 @@ export function Overview() {
                     .slice(0, 12)
                     .map((view) => {
                       const name = view.subscription?.name ?? "";
-                      const own = lanes(name);
+                      const own = lanes.of(name);
                       return (
                         <tr key={name}>
                           <td>
@@ -77,6 +91,9 @@ export function Overview() {
                           </td>
                           <td>
                             <Health view={view} />
+                          </td>
+                          <td className="num">
+                            <Backlog of={traffic.stats?.subscriptions.find((each) => each.subscription === name)} />
                           </td>
                           <td className="num">{own.waiting === undefined ? "…" : count(own.waiting)}</td>
                           <td className="num">{own.blocked === undefined ? "…" : count(own.blocked)}</td>
@@ -88,11 +105,9 @@ export function Overview() {
               </table>
             </div>
           )}
-        </Panel>
-        <Panel title="Shards" className="six" tools={<Link href="/cluster">Cluster</Link>}>
-          {isLimited ? (
-            <div className="body dim">Shards concern all sources and workflows; your key is limited to some.</div>
-          ) : !shards.data ? (
+        </Panel>}
+        {!isLimited && <Panel title="Shards" className="six" tools={<Link href="/cluster">Cluster</Link>}>
+          {!shards.data ? (
             <Loading of="shards" />
           ) : (
             <div className="scroll" tabIndex={0} role="group" aria-label="Shards">
@@ -120,8 +135,9 @@ export function Overview() {
               </table>
             </div>
           )}
-        </Panel>
+        </Panel>}
       </div>
+      {!isLimited && <Breakdown stats={traffic.stats} />}
     </>
   );
 }
@@ -136,7 +152,7 @@ function Tile({ label, value, href, tone = "" }: { label: string; value?: number
 }
 
 function FirstSteps({ source, hasSubscription }: { source?: string; hasSubscription: boolean }) {
-  const send = `weft event send --source ${source ?? "shop"} --data '{"type":"order.paid","data":{"orderId":"order-1"}}'`;
+  const send = `weft event send --source ${source ?? "shop"} --type order.paid --data '{"orderId":"order-1"}' --secret env:SECRET`;
   return (
     <Panel title="Nothing has been sent yet">
       <div className="body stack">

@@ -12,7 +12,9 @@ import { Action } from "../ui/action";
 import { Badge, Copy, Empty, Facts, Failed, FilterInput, Head, Loading, Panel, Text, Time } from "../ui/basics";
 
 export function useSources() {
+  const { isLimited } = useSession();
   return useQuery({
+    enabled: !isLimited,
     queryKey: ["sources"],
     queryFn: async ({ signal }) => {
       const all: SourceView[] = [];

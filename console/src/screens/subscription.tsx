@@ -27,7 +27,7 @@ function Existing({ name }: { name: string }) {
   const { may } = useSession();
   const [deleting, setDeleting] = useState(false);
   const found = useQuery({ queryKey: ["subscription", name], queryFn: () => api.catalog.getSubscription({ name }), refetchInterval: 3000 });
-  const lanes = useLaneCounts()(name);
+  const lanes = useLaneCounts().of(name);
   const crumb = <Link href="/subscriptions">Subscriptions</Link>;
   const subscription = found.data?.subscription;
   if (!subscription) {

@@ -15,7 +15,9 @@ import { useQueryClient } from "@tanstack/react-query";
 import { destinationText } from "../subscription";
 
 export function useSubscriptions() {
+  const { isLimited } = useSession();
   return useQuery({
+    enabled: !isLimited,
     queryKey: ["subscriptions"],
     queryFn: async ({ signal }) => {
       const all: SubscriptionView[] = [];
@@ -102,7 +104,7 @@ export function Subscriptions() {
                 {shown.map((view) => {
                   const subscription = view.subscription;
                   if (!subscription) return null;
-                  const own = lanes(subscription.name);
+                  const own = lanes.of(subscription.name);
                   return (
                     <tr key={subscription.name}>
                       <td>

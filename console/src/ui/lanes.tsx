@@ -3,7 +3,7 @@
 import { useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, message, requestId } from "../api";
-import { count, dateOf, plural } from "../format";
+import { count, dateOf, plural, textOf } from "../format";
 import type { WorkflowLane } from "../gen/weft/v1/workflow_service_pb";
 import { eventPath, Link, subscriptionPath, workflowPath } from "../router";
 import { useSession } from "../session";
@@ -42,6 +42,7 @@ export function LaneTable({ lanes, selected, onSelected, hideWorkflow }: TablePr
             {!hideWorkflow && <th>Workflow</th>}
             <th className="num">Stuck for</th>
             <th className="num">Attempts</th>
+            <th className="num">Wait behind</th>
             <th>Next attempt</th>
             <th>Why</th>
             <th>Event</th>
@@ -76,11 +77,17 @@ export function LaneTable({ lanes, selected, onSelected, hideWorkflow }: TablePr
                   <Age at={since(lane)} />
                 </td>
                 <td className="num">{count(lane.attempts)}</td>
+                <td className="num">{count(lane.waitingEvents)}</td>
                 <td>
                   <Time at={lane.state === "blocked" || lane.pause ? undefined : dateOf(lane.nextAttemptAt)} />
                 </td>
                 <td className="wrap" style={{ minWidth: 220 }}>
                   <Text>{why(lane)}</Text>
+                  {lane.lastResponse.length > 0 && (
+                    <code className="truncate dim" style={{ maxWidth: 360 }} title={textOf(lane.lastResponse)}>
+                      <Text>{textOf(lane.lastResponse) ?? `${lane.lastResponse.length} bytes`}</Text>
+                    </code>
+                  )}
                 </td>
                 <td>
                   {lane.headEventId && (

@@ -80,7 +80,7 @@ export function QueryInput({ value, onChange, onId, known }: Props) {
         aria-controls={id}
         aria-activedescendant={shown[at] ? `${id}-${at}` : undefined}
         aria-autocomplete="list"
-        placeholder="workflow: type: source: status: since: id: text:"
+        placeholder="workflow: type: source: status: subscription: since: until: id: text:"
         spellCheck={false}
         autoComplete="off"
         value={text}
