@@ -79,11 +79,19 @@ impl Tables<'_> {
     fn sweep_events(&mut self, shard: ShardId, first: StreamSeq) -> Result<bool, redb::Error> {
         let swept = self.marks.get((SWEPT, shard.0))?.map_or(0, |swept| swept.value());
         let mut through = first.0.saturating_sub(1);
+        // The record of an erased event outlives its message, and what is known of the event stays with it.
+        for row in self.erased.range((shard.0, swept + 1)..(shard.0, first.0))? {
+            let (key, record) = row?;
+            if record.value() >= first.0 {
+                through = key.value().1 - 1;
+                break;
+            }
+        }
         if swept >= through {
             return Ok(false);
         }
         let mut gone = Vec::new();
-        for row in self.events.range((shard.0, swept + 1)..(shard.0, first.0))?.take(SWEEP_MAX) {
+        for row in self.events.range((shard.0, swept + 1)..=(shard.0, through))?.take(SWEEP_MAX) {
             let (key, value) = row?;
             let row: EventRow = decode(value.value())?;
             gone.push((key.value().1, EventId::from_slice(&row.id)));
