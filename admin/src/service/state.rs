@@ -162,22 +162,34 @@ impl LogState {
         seq: StreamSeq,
         place: Option<&DeadLetterPlace>,
     ) -> Result<Option<Event>, Status> {
-        let stream = self.layout.events_stream(shard);
         // First, since a copy may be removed only afterwards.
-        if let Some(record) = self.history.erased_by(shard, seq).await.map_err(of_history)? {
-            let record = direct::get(&self.connection, &stream, record).await.map_err(of_direct)?;
-            let erasure = record.and_then(|record| Erasure::decode(self.layout, &record));
-            return Ok(erasure.map(|erasure| erasure.event).filter(|event| event.id == id));
+        if let Some(erased) = self.erased(id, shard, seq).await? {
+            return Ok(Some(erased));
         }
+        let stream = self.layout.events_stream(shard);
         let message = direct::get(&self.connection, &stream, seq).await.map_err(of_direct)?;
         let event = message.and_then(|message| Event::decode(self.layout, &message).ok());
         if let Some(event) = event.filter(|event| event.id == id) {
             return Ok(Some(event));
         }
-        let Some(place) = place else { return Ok(None) };
-        let DeadLetterPlace { subscription, workflow, event, seq, run, .. } = place;
-        let name = CopyName { subscription, workflow, event: *event, seq: *seq, run: *run };
-        let copy = dead_letter::find(&self.connection, &name).await.map_err(of_direct)?;
-        Ok(copy.and_then(|copy| Event::decode_parts(place.workflow.clone(), &copy.headers, &copy.payload).ok()))
+        if let Some(place) = place {
+            let DeadLetterPlace { subscription, workflow, event, seq, run, .. } = place;
+            let name = CopyName { subscription, workflow, event: *event, seq: *seq, run: *run };
+            let copy = dead_letter::find(&self.connection, &name).await.map_err(of_direct)?;
+            if let Some(copy) = copy {
+                return Ok(Event::decode_parts(place.workflow.clone(), &copy.headers, &copy.payload).ok());
+            }
+        }
+        // It may have been erased in between.
+        self.catch_up().await?;
+        self.erased(id, shard, seq).await
+    }
+
+    /// An erased event, as its record has it.
+    async fn erased(&self, id: EventId, shard: ShardId, seq: StreamSeq) -> Result<Option<Event>, Status> {
+        let Some(record) = self.history.erased_by(shard, seq).await.map_err(of_history)? else { return Ok(None) };
+        let record = direct::get(&self.connection, &self.layout.events_stream(shard), record).await;
+        let erasure = record.map_err(of_direct)?.and_then(|record| Erasure::decode(self.layout, &record));
+        Ok(erasure.map(|erasure| erasure.event).filter(|event| event.id == id))
     }
 }
