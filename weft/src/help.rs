@@ -276,7 +276,9 @@ mod tests {
         for (noun, lines) in EXAMPLES {
             assert!(noun == "weft" || Cli::command().find_subcommand(noun).is_some(), "{noun}");
             for (line, _) in lines {
-                let parsed = Cli::try_parse_from(line.split(' ').map(|word| word.trim_matches('\'')));
+                // Up to a redirection, which is the shell's.
+                let words = line.split(' ').take_while(|word| *word != ">");
+                let parsed = Cli::try_parse_from(words.map(|word| word.trim_matches('\'')));
                 assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
             }
         }

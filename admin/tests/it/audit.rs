@@ -7,9 +7,11 @@ use weft_proto::{
     v1::{self, AuditResult, AuditTargetKind, CommandStatus, OutcomeKind, audit_service_client::AuditServiceClient},
 };
 
+use weft_testkit::eventually;
+
 use crate::{
     catalog::{SECRET, create_source},
-    mesh::{BILLING, Client, Mesh, TOKEN, bearer, opening, outcome, reason},
+    mesh::{BILLING, Client, Mesh, PATIENCE, TOKEN, bearer, opening, outcome, reason},
 };
 
 fn audit(mesh: &Mesh) -> AuditServiceClient<Client> {
@@ -115,6 +117,12 @@ async fn entries_are_found_by_who_what_target_and_time() {
         mesh.admin.channel(),
         bearer(&made.key),
     );
+    // An admin knows a key once it has read the change of the catalog.
+    let known = eventually(PATIENCE, async || {
+        let mut audit = AuditServiceClient::with_interceptor(mesh.admin.channel(), bearer(&made.key));
+        reason(audit.list_audit(v1::ListAuditRequest::default()).await).0 != Code::Unauthenticated
+    });
+    assert!(known.await, "the key is known");
     with_key.discard_dead_letters(discard).await.unwrap();
 
     let event = dead[1].0.split_once(':').unwrap().1.to_owned();

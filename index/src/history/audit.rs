@@ -159,6 +159,8 @@ impl Reader {
     fn new(view: &View, shard: u32, end: u64) -> Result<Self, redb::Error> {
         let mut reader = Self { shard: ShardId(shard), end, next: None };
         reader.next = reader.before(view)?;
+        // Later commands belong to no page that follows, also of a shard from which this one takes nothing.
+        reader.end = end.min(reader.next.as_ref().map_or(1, |newest| newest.run.0 + 1));
         Ok(reader)
     }
 

@@ -177,6 +177,7 @@ async fn one_cause_has_one_exit_code() {
     // Not found.
     for args in [
         &["event", "get", unknown][..],
+        &["event", "get", "not-an-id"],
         &["workflow", "get", "absent"],
         &["workflow", "retry", "absent", "--subscription", SUBSCRIPTION],
         &["dlq", "get", &letter],
@@ -200,8 +201,7 @@ async fn one_cause_has_one_exit_code() {
     }
     // Usage.
     for args in [
-        &["event", "get", "not-an-id"][..],
-        &["event", "tail", "--since", "2026-11-21", "-n", "1"],
+        &["event", "tail", "--since", "2026-11-21", "-n", "1"][..],
         &["dlq", "list", "--since", "yesterday"],
         &["dlq", "list", "--status", "opn"],
         &["dlq", "redrive"],

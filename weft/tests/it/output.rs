@@ -142,7 +142,7 @@ async fn payloads_are_printed_as_they_were_sent() {
         let ended = tokio::time::timeout(PATIENCE, shell(&data, line)).await;
         assert_eq!(ended.unwrap_or_else(|_| panic!("{line} does not end")), (Some(0), String::new()), "{line}");
     }
-    let (code, _) = shell(&data, "\"$WEFT\" event get evt_1 2>&1 | true").await;
+    let (code, _) = shell(&data, "\"$WEFT\" dlq list --status opn 2>&1 | true").await;
     assert_eq!(code, Some(2), "a closed stderr changes nothing");
     // A command that fails still says so.
     let (code, _) = shell(&data, "\"$WEFT\" dlq redrive --all -o json | true").await;

@@ -32,9 +32,9 @@ use crate::{
 
 /// The type of a test delivery, by which receivers may ignore it.
 const TYPE: &str = "weft.test";
-/// Its workflow and its source.
+/// Its workflow and its source: not that of the mesh's own events, which a subscription takes only by name.
 const WORKFLOW: &str = "weft-test";
-const SOURCE: &str = "weft";
+const SOURCE: &str = "weft-test";
 /// Its default data.
 const EXAMPLE: &[u8] = br#"{"message":"a test delivery; nothing happened"}"#;
 /// Media type of its data if it is not JSON.

@@ -461,7 +461,8 @@ mod tests {
             insert.batched(&[Type::UUID, Type::TEXT]),
             "INSERT INTO \"app\".\"events\" (\"id\", \"workflow_id\", \"sequence_number\", \"type\", \"source\", \
              \"time\", \"received_at\", \"Body \"\"x\"\"\") SELECT * FROM unnest($1::\"pg_catalog\".\"uuid\"[], \
-             $2::\"pg_catalog\".\"text\"[]) ON CONFLICT (\"id\") DO NOTHING"
+             $2::\"pg_catalog\".\"text\"[]) WHERE current_setting('weft.transaction', true) = 'on' \
+             ON CONFLICT (\"id\") DO NOTHING"
         );
         assert_eq!(statements.fence, "\"app\".\"weft_fence\"");
         assert!(!statements.create[0].contains("bigserial"), "{:?}", statements.create);

@@ -20,7 +20,8 @@ fn an_erased_event_keeps_its_place() {
         "arrive 1 2 3    => attempt 1
          erase 2
          end 1 delivered
-         commit          => delivered 1, dead (permanent) 2 with its event, attempt 3",
+         commit          => delivered 1, dead (permanent) 2 with its event, read 3..=3
+         read            => attempt 3",
     );
 }
 
