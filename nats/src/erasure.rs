@@ -48,7 +48,7 @@ pub async fn remove(connection: &Connection, stream: &str, seq: StreamSeq) -> Re
     /// The server's error where a stream does not allow it.
     const DENIED: &str = "not permitted";
     /// The server's errors where there is no such message.
-    const MISSING: [&str; 2] = ["no message found", "stream store EOF"];
+    const MISSING: [&str; 3] = ["no message found", "stream store EOF", "not found (code 400, error code 10043)"];
     let unavailable = |error: &dyn std::fmt::Display| RemoveError::Unavailable(error.to_string());
     if !connection.is_connected() {
         return Err(RemoveError::Unavailable("not connected".into()));

@@ -6,9 +6,9 @@
 use std::fmt;
 
 use crate::v1::{
-    ApiKey, BasicAuth, BearerAuth, ClientTls, CreateApiKeyResponse, GithubScheme, HmacScheme, HttpDestination,
-    HttpHeader, HttpProxy, NatsDestination, OAuth2ClientCredentials, PostgresDestination, ShopifyScheme, SlackScheme,
-    StandardScheme, StripeScheme,
+    ApiKey, BasicAuth, BearerAuth, ClientTls, CreateApiKeyResponse, ErasedEvent, GithubScheme, HmacScheme,
+    HttpDestination, HttpHeader, HttpProxy, NatsDestination, OAuth2ClientCredentials, PostgresDestination,
+    ShopifyScheme, SlackScheme, StandardScheme, StripeScheme,
 };
 
 /// That something is there, and how many, but not what.
@@ -89,6 +89,14 @@ redacted! {
         shown: [id, name, scopes, sources, workflow_prefixes, created_at_ms, expires_at_ms]
     }
     CreateApiKeyResponse { hidden: key, shown: [view] }
+    // What was erased could be guessed from it.
+    ErasedEvent {
+        hidden: digest,
+        shown: [
+            sequence, event_id, workflow_id, sequence_number, previous_id, r#type, source, time_ns, received_at_ns,
+            stored_at_ns, delivery_id, content_type, verified_by, replay_key, operator, reason, request_id, at_ms
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -155,6 +163,7 @@ mod tests {
                 "PostgresDestination" => debug::<PostgresDestination>(field),
                 "ApiKey" => debug::<ApiKey>(field),
                 "CreateApiKeyResponse" => debug::<CreateApiKeyResponse>(field),
+                "ErasedEvent" => debug::<ErasedEvent>(field),
                 other => panic!("{other} has a secret field; add it here"),
             };
             assert!(!text.contains("hush") && text.contains("[secret]"), "{text}");

@@ -234,7 +234,9 @@ destination = { type = "http", url = "https://a.example/hooks?key=hush", secret 
         let mut file = Table::new();
         for Setting { key, value, .. } in &shown {
             let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
-            if value == NONE || key == "admin.token" || key == "ops.listen" {
+            // Without them the client decides, by the same values.
+            let decided_later = ["admin.token", "ops.listen", "nats.inbox_prefix", "nats.api_prefix"];
+            if value == NONE || decided_later.contains(&key.as_str()) {
                 continue;
             }
             let documented = page.lines().filter(|line| line.contains(&format!("`{name}`"))).any(|line| {
