@@ -62,7 +62,7 @@ pub struct AuditEntry {
     pub parts: Vec<StoredCommand>,
     /// The method that was called.
     pub action: String,
-    /// At most [`TARGETS_MAX`].
+    /// At most 100.
     pub targets: Vec<v1::AuditTarget>,
     /// How many there are.
     pub target_count: usize,
