@@ -17,6 +17,10 @@ use crate::{
 /// Longest time without a message.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// Source of the mesh's own events, and the beginning of their workflows.
+const OWN_SOURCE: &str = "weft";
+const OWN_WORKFLOWS: &str = "weft:";
+
 /// The contents of the streams read so far.
 #[derive(Debug)]
 pub struct Collector {
@@ -112,6 +116,10 @@ impl Collector {
         if !message.subject.starts_with("events.") {
             return Ok(());
         }
+        // The mesh's own events are of no sender, and no subscription of a run names their source.
+        if header("ce-source").as_deref() == Some(OWN_SOURCE) {
+            return Ok(());
+        }
         let required = |name: &str| header(name).with_context(|| format!("{}: no {name}", message.subject));
         let info = message.info().map_err(|error| anyhow!("EVENTS: {error}"))?;
         let millis = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
@@ -133,7 +141,7 @@ impl Collector {
         let sequence = message.info().map_err(|error| anyhow!("OUTCOMES: {error}"))?.stream_sequence;
         let record = v1::OutcomeRecord::decode(message.payload.clone()).context("a record of OUTCOMES")?;
         let Some(Record::Commit(commit)) = record.record else { return Ok(()) };
-        for outcome in &commit.outcomes {
+        for outcome in commit.outcomes.iter().filter(|outcome| !outcome.workflow_id.starts_with(OWN_WORKFLOWS)) {
             self.outcomes.extend(read_outcome(shard, sequence, commit.epoch, outcome));
         }
         for change in commit.subscriptions {
