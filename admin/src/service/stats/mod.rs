@@ -30,7 +30,7 @@ const WATCH_DEFAULT: Duration = Duration::from_secs(2);
 const WATCH_MIN: Duration = Duration::from_secs(1);
 const WATCH_MAX: Duration = Duration::from_mins(1);
 /// Time-out for the first observation after the start.
-const OBSERVED_TIMEOUT: Duration = Duration::from_secs(5);
+const OBSERVED_TIMEOUT: Duration = Duration::from_secs(10);
 const MINUTE_SECONDS: i64 = 60;
 
 /// `StatsService` over the history.

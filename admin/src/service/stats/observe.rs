@@ -24,6 +24,8 @@ use crate::metrics;
 
 /// Interval of observations: a backlog of 100,000 lanes takes a second to read.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// The pause after a failed observation.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// The mesh at one moment.
 #[derive(Debug, Clone)]
@@ -68,17 +70,21 @@ impl Observer {
         let observing = async {
             let mut names = BTreeSet::new();
             loop {
-                match self.observe().await {
+                let pause = match self.observe().await {
                     Ok(observation) => {
                         let catalog = self.catalog.borrow().clone();
                         let before = mem::replace(&mut names, catalog.subscriptions.keys().cloned().collect());
                         metrics::forget(before.difference(&names));
                         record(&observation, &catalog);
                         observed.send_replace(Some(Arc::new(observation)));
+                        INTERVAL
                     }
-                    Err(problem) => tracing::debug!(problem, "the mesh cannot be observed now"),
-                }
-                sleep(INTERVAL).await;
+                    Err(problem) => {
+                        tracing::debug!(problem, "the mesh cannot be observed now");
+                        RETRY
+                    }
+                };
+                sleep(pause).await;
             }
         };
         tokio::select! {
