@@ -61,6 +61,11 @@ export function usePeriod() {
 
 const seconds = (value: number) => (value === 0 ? "0" : durationText(value * 1000));
 
+/** Stands where there are no numbers yet. */
+function Waiting({ error }: { error?: unknown }) {
+  return <span className="dim">{error === undefined ? "Loading…" : "No numbers: see above."}</span>;
+}
+
 export function Traffic({ stats, error }: { stats?: Stats; error?: unknown }) {
   const step = (stats?.stepMinutes ?? 1) * 60;
   const { times, rates, latencies } = useMemo(() => {
@@ -84,10 +89,10 @@ export function Traffic({ stats, error }: { stats?: Stats; error?: unknown }) {
       {error !== undefined && <Failed error={error} />}
       <div className="grid">
         <Panel title="Events a second" className="six">
-          <div className="body chart-body">{stats && <Chart label="Events a second" times={times} lines={rates} format={(value) => (value >= 1000 ? shortCount(value) : count(Math.round(value * 100) / 100))} />}</div>
+          <div className="body chart-body">{!stats ? <Waiting error={error} /> : <Chart label="Events a second" times={times} lines={rates} format={(value) => (value >= 1000 ? shortCount(value) : count(Math.round(value * 100) / 100))} />}</div>
         </Panel>
         <Panel title="From receipt to delivery" className="six">
-          <div className="body chart-body">{stats && <Chart label="Latency" times={times} lines={latencies} format={seconds} />}</div>
+          <div className="body chart-body">{!stats ? <Waiting error={error} /> : <Chart label="Latency" times={times} lines={latencies} format={seconds} />}</div>
         </Panel>
       </div>
     </>
@@ -131,17 +136,17 @@ export function Breakdown({ stats }: { stats?: Stats }) {
           </table>
         </div>
       </Panel>
-      <Groups title="Types" name="type" groups={stats?.types ?? []} />
-      <Groups title="Sources" name="source" groups={stats?.sources ?? []} />
+      <Groups title="Types" name="type" groups={stats?.types} />
+      <Groups title="Sources" name="source" groups={stats?.sources} />
     </div>
   );
 }
 
-function Groups({ title, name, groups }: { title: string; name: "type" | "source"; groups: StatsGroup[] }) {
+function Groups({ title, name, groups }: { title: string; name: "type" | "source"; groups?: StatsGroup[] }) {
   return (
     <Panel title={title} className="four">
-      {groups.length === 0 ? (
-        <div className="body dim">No event in this period.</div>
+      {!groups || groups.length === 0 ? (
+        <div className="body dim">{groups ? "No event in this period." : "Loading…"}</div>
       ) : (
         <div className="scroll" tabIndex={0} role="group" aria-label={title}>
           <table>
