@@ -15,7 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use weft_bench::memory::Memory;
 use weft_nats::{
-    append::{Appender, BATCH_MESSAGES_MAX},
+    append::{AppendError, AppendErrorKind, Appender, BATCH_MESSAGES_MAX},
     connect::Connection,
     direct,
     event::Event,
@@ -42,7 +42,7 @@ const PAYLOAD: usize = 1024;
 /// Maximum growth of the worker, for any backlog.
 const GROWTH_MIB_MAX: f64 = 64.0;
 
-/// Appends events to a log without other writers, `EACH` to a workflow; returns the end of the log.
+/// Appends events to a log, `EACH` to a workflow; returns the end of the log.
 async fn append(connection: &Connection, events: u64) -> StreamSeq {
     let workflows = events / EACH;
     let mut last = streams::state(connection, &LAYOUT.events_stream(ShardId(0))).await.unwrap().last;
@@ -65,7 +65,14 @@ async fn append(connection: &Connection, events: u64) -> StreamSeq {
                 event.encode(LAYOUT)
             })
             .collect();
-        last = appender.append(last, &messages).await.unwrap();
+        // The mesh's own events come in between, such as that the receiver is away.
+        last = loop {
+            match appender.append(last, &messages).await {
+                Ok(end) => break end,
+                Err(AppendError { stored: 0, kind: AppendErrorKind::Conflict { last: Some(end) } }) => last = end,
+                Err(error) => panic!("{error:?}"),
+            }
+        };
     }
     last
 }
