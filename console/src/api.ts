@@ -67,7 +67,7 @@ export const api = {
   stats: client(StatsService),
 };
 
-/** The operator of the session; `null`: nobody is signed in. */
+/** The operator of the session; `null`: there is no session. */
 export async function currentOperator(): Promise<Operator | null> {
   const response = await fetch("/session", { headers: HEADERS });
   if (response.status === 401) return null;

@@ -1,8 +1,8 @@
 // Who is signed in, and what they may do. What a key may not do is not shown.
 
 import { createContext, type FormEvent, useContext, useState } from "react";
-import { message, type Operator, type Scope, signIn } from "./api";
-import { Text } from "./ui/basics";
+import { type Operator, type Scope, signIn } from "./api";
+import { Failed } from "./ui/basics";
 
 export const Session = createContext<Operator>({ operator: "", scopes: [], sources: [], workflowPrefixes: [] });
 
@@ -47,13 +47,7 @@ export function SignIn({ onSignedIn, ended }: { onSignedIn: (operator: Operator)
             A key with scope <code>read</code>, or the admin token: <code>weft up</code> writes it to <code>client.toml</code> in its data folder.
           </span>
         </label>
-        {error !== undefined && (
-          <div className="note-box bad" role="alert">
-            <div className="wrap">
-              <Text>{message(error)}</Text>
-            </div>
-          </div>
-        )}
+        {error !== undefined && <Failed error={error} />}
         <button type="submit" className="primary" disabled={busy || !key.trim()}>
           {busy ? "Signing in…" : "Sign in"}
         </button>

@@ -39,7 +39,7 @@ pub enum RemoveError {
     Unavailable(String),
 }
 
-/// Removes a message and has its bytes overwritten. One that is not there is removed.
+/// Removes a message; the server overwrites its bytes. Succeeds as well if the stream has no such message.
 ///
 /// # Errors
 ///

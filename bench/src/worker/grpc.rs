@@ -1,8 +1,6 @@
 //! Deliveries over gRPC against deliveries over HTTP: what each costs the worker, from a filled log until each event has its
 //! outcome.
 
-use std::time::Instant;
-
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
@@ -12,13 +10,13 @@ use weft_proto::v1::{
     event_handler_server::{EventHandler, EventHandlerServer},
 };
 
-use super::{Aim, Bench, lines, outcomes::Outcomes, pid_of};
-use crate::{args::EventArgs, bare_receiver::BareReceiver, cpu, disk::Disk, preload::Preload};
-use weft_services::{
-    command::output::{self, Row},
-    failure::Failure,
-    mesh,
+use super::{
+    Aim, Bench,
+    delivered::{Phase, by_worker},
+    lines,
 };
+use crate::{args::EventArgs, bare_receiver::BareReceiver, disk::Disk, preload::Preload};
+use weft_services::{command::output, failure::Failure, mesh};
 
 /// Maximum cost of a delivery for the worker, in deliveries over HTTP.
 const RATIO_MAX: f64 = 1.5;
@@ -37,22 +35,6 @@ pub struct GrpcArgs {
     connections: usize,
     #[command(flatten)]
     event: EventArgs,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Phase {
-    name: &'static str,
-    per_second: f64,
-    cpu_us: f64,
-}
-
-impl Row for Phase {
-    const HEADINGS: &'static [&'static str] = &["PHASE", "EVENTS/S", "WORKER CPU US"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![self.name.to_owned(), format!("{:.0}", self.per_second), format!("{:.1}", self.cpu_us)]
-    }
 }
 
 #[derive(Debug, Serialize)]
@@ -79,7 +61,7 @@ pub async fn run(args: GrpcArgs) -> Result<(), Failure> {
     let EventArgs { payload: payload_bytes, output } = args.event;
     let report = Report { disk, payload_bytes, phases, aims };
     output.print(&report, || {
-        let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
+        let table = output::table(&["PHASE", "EVENTS/S", "WORKER CPU US"], report.phases.iter().map(Phase::cells));
         format!("{}\n{table}\n{}", report.disk.line(folder.path()), lines(&report.aims))
     })
 }
@@ -108,16 +90,7 @@ async fn phases(folder: &std::path::Path, args: &GrpcArgs) -> anyhow::Result<Vec
 async fn delivered(bench: &Bench, args: &GrpcArgs, name: &'static str, destination: &str) -> anyhow::Result<Phase> {
     Preload { workflows: args.workflows, payload: args.event.payload }.fill(&bench.nats, args.events).await?;
     bench.subscribe(destination, args.connections).await?;
-    let mut outcomes = Outcomes::follow(&bench.nats, args.events).await?;
-    let mut worker = bench.worker(&["worker"], "worker")?;
-    // The worker has started, and connections are made.
-    outcomes.until(args.events / 10).await?;
-    let (begun, cpu_before, started) = (outcomes.tally().once, cpu::seconds(pid_of(&worker)?)?, Instant::now());
-    outcomes.until(args.events).await?;
-    let (elapsed, used) = (started.elapsed(), cpu::seconds(pid_of(&worker)?)? - cpu_before);
-    worker.stop().await?;
-    let events = (args.events - begun) as f64;
-    Ok(Phase { name, per_second: events / elapsed.as_secs_f64(), cpu_us: used * 1e6 / events })
+    by_worker(bench, name, args.events).await
 }
 
 /// A service that takes every event.

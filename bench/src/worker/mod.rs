@@ -25,6 +25,7 @@ use weft_services::{
 };
 
 mod checkpoint;
+mod delivered;
 pub mod discard;
 mod first_byte;
 mod grpc;

@@ -1,7 +1,7 @@
 //! Deliveries into PostgreSQL in batches, from a filled log until each event has its outcome, against a bare client that inserts the
 //! same rows in as large batches, without `COPY`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -9,12 +9,13 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls, Statement, types::ToSql};
 use weft_nats::{envelope, event::Event};
 
-use super::{Aim, Bench, lines, outcomes::Outcomes, pid_of};
-use crate::{append::body, args::EventArgs, cpu, disk::Disk, preload::Preload};
-use weft_services::{
-    command::output::{self, Row},
-    failure::Failure,
+use super::{
+    Aim, Bench,
+    delivered::{Phase, by_worker},
+    lines,
 };
+use crate::{append::body, args::EventArgs, cpu, disk::Disk, preload::Preload};
+use weft_services::{command::output, failure::Failure};
 
 /// Minimum number of events a second, unless the share is reached.
 const RATE_MIN: f64 = 15_000.0;
@@ -49,22 +50,6 @@ pub struct PostgresArgs {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Phase {
-    name: &'static str,
-    per_second: f64,
-    cpu_us: f64,
-}
-
-impl Row for Phase {
-    const HEADINGS: &'static [&'static str] = &["PHASE", "EVENTS/S", "CLIENT CPU US"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![self.name.to_owned(), format!("{:.0}", self.per_second), format!("{:.1}", self.cpu_us)]
-    }
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Report {
     disk: Disk,
     connections: u64,
@@ -95,7 +80,7 @@ pub async fn run(args: PostgresArgs) -> Result<(), Failure> {
     let PostgresArgs { connections, batch, event: EventArgs { payload: payload_bytes, output }, .. } = args;
     let report = Report { disk, connections, batch, payload_bytes, phases, aims };
     output.print(&report, || {
-        let table = output::table(Phase::HEADINGS, report.phases.iter().map(Row::cells));
+        let table = output::table(&["PHASE", "EVENTS/S", "CLIENT CPU US"], report.phases.iter().map(Phase::cells));
         format!("{}\n{table}\n{}", report.disk.line(folder.path()), lines(&report.aims))
     })
 }
@@ -111,25 +96,12 @@ async fn delivered(bench: &Bench, args: &PostgresArgs) -> anyhow::Result<Phase> 
     let database = connect(&args.dsn).await?;
     database.batch_execute("DROP TABLE IF EXISTS weft_events, weft_fence").await?;
     Preload { workflows: args.workflows, payload: args.event.payload }.fill(&bench.nats, args.events).await?;
-    let text = format!(
-        "[[subscription]]\nname = \"bench\"\nstart = \"beginning\"\nconcurrency = {}\nbatch = {{ max_events = {} }}\n\
-         destination = {{ type = \"postgres\", shards = [\"{}\"], create = true }}\n",
-        args.connections, args.batch, args.dsn
-    );
-    bench.nats.configure(&text).await?;
-    let mut outcomes = Outcomes::follow(&bench.nats, args.events).await?;
-    let mut worker = bench.worker(&["worker"], "worker")?;
-    // The worker has started, and caches are filled.
-    let warm_up = args.events / 10;
-    outcomes.until(warm_up).await?;
-    let tally = outcomes.tally();
-    let (begun, cpu_before, started) = (tally.once, cpu::seconds(pid_of(&worker)?)?, Instant::now());
-    outcomes.until(args.events).await?;
-    let (elapsed, used) = (started.elapsed(), cpu::seconds(pid_of(&worker)?)? - cpu_before);
-    worker.stop().await?;
+    let destination = format!("{{ type = \"postgres\", shards = [\"{}\"], create = true }}", args.dsn);
+    bench.subscribe_in_batches(&destination, args.connections as usize, args.batch).await?;
+    let phase = by_worker(bench, "delivered by the worker", args.events).await?;
     let rows: i64 = database.query_one("SELECT count(*) FROM weft_events", &[]).await?.try_get(0)?;
     anyhow::ensure!(rows as u64 == args.events, "{rows} rows of {} events", args.events);
-    Ok(phase("delivered by the worker", args.events - begun, elapsed, used))
+    Ok(phase)
 }
 
 async fn bare(args: &PostgresArgs) -> anyhow::Result<Phase> {
@@ -156,7 +128,7 @@ async fn bare(args: &PostgresArgs) -> anyhow::Result<Phase> {
         ended??;
     }
     let (elapsed, used) = (started.elapsed(), cpu::seconds(std::process::id())? - cpu_before);
-    Ok(phase("inserted by the bare client", args.events / args.batch * args.batch, elapsed, used))
+    Ok(Phase::new("inserted by the bare client", args.events / args.batch * args.batch, elapsed, used))
 }
 
 /// One statement for all rows of a batch.
@@ -197,9 +169,4 @@ async fn insert(client: &Client, statement: &Statement, events: &[Event]) -> any
     let parameters: Vec<&(dyn ToSql + Sync)> = texts.iter().map(|text| text as _).collect();
     client.execute(statement, &parameters).await?;
     Ok(())
-}
-
-fn phase(name: &'static str, events: u64, elapsed: Duration, cpu_seconds: f64) -> Phase {
-    let events = events as f64;
-    Phase { name, per_second: events / elapsed.as_secs_f64(), cpu_us: cpu_seconds * 1e6 / events }
 }

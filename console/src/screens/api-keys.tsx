@@ -3,13 +3,13 @@
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useRef, useState } from "react";
-import { api, message, requestId } from "../api";
+import { api, requestId } from "../api";
 import { dateOf } from "../format";
 import { Scope } from "../gen/weft/v1/catalog_pb";
 import type { ApiKeyView } from "../gen/weft/v1/catalog_service_pb";
 import { useSession } from "../session";
 import { Action } from "../ui/action";
-import { Age, Badge, Copy, Cut, Dialog, Empty, Failed, Head, Loading, Text, Time } from "../ui/basics";
+import { Age, Badge, Copy, Cut, Dialog, Empty, Failed, Head, Loading, Time } from "../ui/basics";
 
 const SCOPES: [Scope, string, string][] = [
   [Scope.INGEST, "ingest", "send events"],
@@ -212,13 +212,7 @@ function CreateKey({ onClose }: { onClose: () => void }) {
             <input required value={reason} onChange={(event) => setReason(event.target.value)} placeholder="It is kept in the audit log" />
           </label>
         </div>
-        {error !== undefined && (
-          <div className="note-box bad" role="alert">
-            <div className="wrap">
-              <Text>{message(error)}</Text>
-            </div>
-          </div>
-        )}
+        {error !== undefined && <Failed error={error} />}
         <div className="buttons">
           <button type="button" onClick={onClose}>
             Cancel

@@ -2,7 +2,7 @@
 
 import { type ReactNode, useEffect, useRef, useState } from "react";
 import { message, requestId } from "../api";
-import { Dialog, Text } from "./basics";
+import { Dialog, Failed, Text } from "./basics";
 
 interface Props {
   title: string;
@@ -66,13 +66,7 @@ export function Action({ title, children, verb, danger, count, act, onClose, nee
             <input autoFocus required value={reason} maxLength={500} onChange={(event) => setReason(event.target.value)} placeholder="It is kept in the audit log" />
           </label>
         )}
-        {error !== undefined && (
-          <div className="note-box bad" role="alert">
-            <div className="wrap">
-              <Text>{message(error)}</Text>
-            </div>
-          </div>
-        )}
+        {error !== undefined && <Failed error={error} />}
         <div className="buttons">
           <button type="button" onClick={onClose}>
             Cancel

@@ -218,11 +218,10 @@ export function Facts({ of }: { of: [string, ReactNode][] }) {
   );
 }
 
-/** A field of filters that is written to the address when typing stops. */
-export function FilterInput({ value, onChange, label, list, ...rest }: { value: string; onChange: (value: string) => void; label: string; list?: string[]; className?: string; placeholder?: string }) {
+/** A text as it is typed; it is handed on once typing has stopped for this many milliseconds. */
+export function useTyped(value: string, onChange: (value: string) => void, pause: number) {
   const [text, setText] = useState(value);
   const sent = useRef(value);
-  const id = useId();
   useEffect(() => {
     if (value !== sent.current) {
       sent.current = value;
@@ -234,9 +233,16 @@ export function FilterInput({ value, onChange, label, list, ...rest }: { value: 
     const timer = setTimeout(() => {
       sent.current = text;
       onChange(text.trim());
-    }, 250);
+    }, pause);
     return () => clearTimeout(timer);
-  }, [text, onChange]);
+  }, [text, onChange, pause]);
+  return [text, setText, sent] as const;
+}
+
+/** A field of filters that is written to the address when typing stops. */
+export function FilterInput({ value, onChange, label, list, ...rest }: { value: string; onChange: (value: string) => void; label: string; list?: string[]; className?: string; placeholder?: string }) {
+  const [text, setText] = useTyped(value, onChange, 250);
+  const id = useId();
   return (
     <>
       <input aria-label={label} placeholder={label} value={text} list={list ? id : undefined} onChange={(event) => setText(event.target.value)} spellCheck={false} autoComplete="off" {...rest} />

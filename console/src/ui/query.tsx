@@ -1,8 +1,8 @@
 // The filter bar of the stream, with completion of fields and of values that were seen.
 
-import { type KeyboardEvent, useEffect, useId, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, useId, useMemo, useState } from "react";
 import { FIELDS, quoted } from "../query";
-import { Text } from "./basics";
+import { Text, useTyped } from "./basics";
 
 interface Props {
   value: string;
@@ -15,25 +15,10 @@ interface Props {
 const UUID = /^(id:)?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$/i;
 
 export function QueryInput({ value, onChange, onId, known }: Props) {
-  const [text, setText] = useState(value);
+  const [text, setText, sent] = useTyped(value, onChange, 300);
   const [at, setAt] = useState(-1);
   const [open, setOpen] = useState(false);
-  const sent = useRef(value);
   const id = useId();
-  useEffect(() => {
-    if (value !== sent.current) {
-      sent.current = value;
-      setText(value);
-    }
-  }, [value]);
-  useEffect(() => {
-    if (text === sent.current) return;
-    const timer = setTimeout(() => {
-      sent.current = text;
-      onChange(text.trim());
-    }, 300);
-    return () => clearTimeout(timer);
-  }, [text, onChange]);
 
   const word = text.match(/(?:\w+:"[^"]*|\S*)$/)?.[0] ?? "";
   const suggestions = useMemo(() => {

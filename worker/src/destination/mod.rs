@@ -6,14 +6,12 @@
 
 use std::{
     collections::HashMap,
-    panic::AssertUnwindSafe,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use weft_catalog::{Filters, delivery_url::InvalidUrl};
 use weft_expression::{CompileError, Expression};
@@ -56,15 +54,16 @@ mod request;
 pub mod resolver;
 mod response;
 pub mod retry_after;
+mod send;
 pub mod signature;
 mod stages;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 
 pub use expression::transformed;
 pub use planned::PlannedRequest;
 pub use stages::Stages;
-pub mod tls;
 
 /// One attempt to deliver an event.
 #[derive(Debug, Clone)]
@@ -81,7 +80,7 @@ pub struct Delivery {
     pub lane_previous: Option<EventId>,
     /// The event's shard of the log.
     pub shard: ShardId,
-    /// The fencing epoch of the shard's owner; 0: a test delivery, which an admin makes.
+    /// The fencing epoch of the shard's owner; 0 in a test delivery, which an admin sends.
     pub epoch: u64,
     /// Timeout of the attempt, connecting and reading the response included.
     pub timeout: Duration,
@@ -383,7 +382,7 @@ impl Destinations {
             Err(problem) => (Err(problem), None),
         };
         let (ready, failure) = expression::prepare(deliveries, filters, transform.as_deref());
-        let mut ends = if ready.is_empty() { Vec::new() } else { send(destination, &ready).await? };
+        let mut ends = if ready.is_empty() { Vec::new() } else { send::to(destination, &ready).await? };
         let all_accepted = ends.len() == ready.len() && ends.iter().all(|end| end.result == AttemptResult::Delivered);
         if let Some(ExpressionFailure { result, error }) = failure.filter(|_| all_accepted) {
             let now = Timestamp::now();
@@ -402,72 +401,6 @@ impl Destinations {
             });
         }
         Ok(ends)
-    }
-}
-
-/// Gives events to a destination, at least one.
-async fn send(
-    destination: Result<Arc<dyn Destination>, String>,
-    deliveries: &[Delivery],
-) -> Result<Vec<AttemptEnd>, NotSent> {
-    let stages = deliveries.first().map(|first| first.stages.clone()).unwrap_or_default();
-    stages.start();
-    let (started_at, started) = (Timestamp::now(), Instant::now());
-    let taken = match destination {
-        // A panic on one event is a failure of that event, not of the shard.
-        Ok(destination) => {
-            AssertUnwindSafe(destination.deliver(deliveries)).catch_unwind().await.unwrap_or_else(|_| {
-                DeliveryResult::failed(Failure::failed(
-                    AttemptClass::Protocol,
-                    "the destination panicked; see the worker's log",
-                ))
-            })
-        }
-        Err(problem) => DeliveryResult::failed(Failure::held(AttemptClass::Protocol, problem)),
-    };
-    // The wall clock may have stepped in the meantime.
-    let ended_at = started_at.checked_add(started.elapsed()).unwrap_or(started_at);
-    let delivered = AttemptEnd {
-        result: AttemptResult::Delivered,
-        class: AttemptClass::Delivered,
-        status: taken.status,
-        is_attributed: true,
-        error: String::new(),
-        response: Bytes::new(),
-        retry_after: None,
-        started_at,
-        ended_at,
-        connected_ms: stages.connected_ms(),
-        answered_ms: stages.answered_ms(),
-    };
-    let sent = deliveries.len();
-    // Where a destination contradicts itself, an event is rather delivered twice than lost.
-    let failure = taken.failure.or_else(|| {
-        let incomplete = || format!("the destination took {} of {sent} events and names no failure", taken.count);
-        (taken.count < sent).then(|| Failure::failed(AttemptClass::Protocol, incomplete()))
-    });
-    let accepted = if failure.is_some() { taken.count.min(sent - 1) } else { sent };
-    let mut ends = vec![delivered.clone(); accepted];
-    if let Some(last) = ends.last_mut() {
-        last.response = taken.response;
-    }
-    if let Some(Failure { kind, class, status, error, response, retry_after }) = failure {
-        let (result, is_attributed) = (attempt_result(kind)?, taken.is_attributed || accepted > 0 || sent == 1);
-        ends.push(AttemptEnd { result, class, status, is_attributed, error, response, retry_after, ..delivered });
-    }
-    Ok(ends)
-}
-
-/// The result of an attempt that failed.
-fn attempt_result(kind: FailureKind) -> Result<AttemptResult, NotSent> {
-    match kind {
-        FailureKind::Unreachable => Ok(AttemptResult::Unreachable),
-        FailureKind::Unavailable => Ok(AttemptResult::Unavailable),
-        FailureKind::Failed => Ok(AttemptResult::Failed),
-        FailureKind::Rejected => Ok(AttemptResult::Rejected),
-        FailureKind::EndpointRetired => Ok(AttemptResult::EndpointRetired),
-        FailureKind::Held => Ok(AttemptResult::Held),
-        FailureKind::NotSent => Err(NotSent),
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Batch<'a> {
     pub subscription: SubscriptionUid,
     /// Shard of the log.
     pub shard: ShardId,
-    /// Epoch of its owner; 0: a test delivery, which an admin makes.
+    /// Epoch of its owner; 0 in a test delivery, which an admin sends.
     pub epoch: u64,
     pub timeout: Duration,
     pub lease: &'a LeaseGuard,
