@@ -1,4 +1,4 @@
-//! What delivering a filled log costs a worker, from its outcomes.
+//! The cost of delivering a filled log to a worker, from its outcomes.
 
 use std::time::{Duration, Instant};
 
