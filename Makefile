@@ -6,7 +6,7 @@
 NATS_SERVER = $(or $(WEFT_NATS_SERVER),$(shell nats/server.sh))
 WITH_NATS = WEFT_NATS_SERVER="$(NATS_SERVER)"
 
-.PHONY: console console-if-npm debug demo up test test-console test-interop test-newcomer soak soak-models soak-kills chaos fuzz check fmt lint doc build image containers bench nats-server
+.PHONY: console console-if-npm debug demo up test test-console test-interop test-newcomer test-containers soak soak-models soak-kills chaos fuzz check fmt lint doc build image containers bench nats-server
 
 # Starts a whole mesh, sends signed traffic with failures, prints the proof. With the build that `make test` uses too, which takes half
 # as long as a release build.
@@ -139,6 +139,11 @@ image: build
 # The image and docker-compose.yml, built and run for real where a container engine starts.
 containers: nats-server build
 	$(WITH_NATS) interop/containers.sh
+
+# The same with the build that the tests use.
+test-containers: nats-server
+	cargo build --locked --bin weft
+	$(WITH_NATS) WEFT_CONTAINERS_DEBUG=1 interop/containers.sh target/debug/weft
 
 nats-server:
 	@test -n "$(NATS_SERVER)"

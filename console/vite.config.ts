@@ -1,10 +1,10 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import react from "@vitejs/plugin-react";
 import { defineConfig, type Plugin } from "vite";
 
-/** Writes each text file a second time, compressed, so that the server need not compress it. */
+/** Compresses each text file, so that the server need not, and the binary that embeds them is smaller. */
 function gzip(): Plugin {
   return {
     name: "gzip",
@@ -13,6 +13,8 @@ function gzip(): Plugin {
       for (const name of Object.keys(bundle)) {
         const path = join(dir, name);
         writeFileSync(`${path}.gz`, gzipSync(readFileSync(path), { level: 9 }));
+        // Its presence tells the build that the page is there.
+        if (name !== "index.html") rmSync(path);
       }
     },
   };

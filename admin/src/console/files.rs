@@ -6,6 +6,7 @@
 use std::{
     borrow::Cow,
     convert::Infallible,
+    io::Read as _,
     task::{Context, Poll},
 };
 
@@ -15,6 +16,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse as _, Response},
 };
+use flate2::read::GzDecoder;
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use rust_embed::RustEmbed;
@@ -112,14 +114,14 @@ fn file(find: Find, path: &str, headers: &HeaderMap) -> Option<Response> {
     })
 }
 
-/// A file, compressed if the client takes that.
+/// A file, as it is kept if the client takes that: text is kept compressed only.
 fn found(find: Find, path: &str, headers: &HeaderMap) -> Option<Response> {
-    let packed = if takes_gzip(headers) { find(&format!("{path}.gz")) } else { None };
-    let is_packed = packed.is_some();
-    let bytes = packed.or_else(|| find(path))?;
-    let body = match bytes {
-        Cow::Borrowed(bytes) => Body::from(bytes),
-        Cow::Owned(bytes) => Body::from(bytes),
+    let packed = find(&format!("{path}.gz"));
+    let is_packed = packed.is_some() && takes_gzip(headers);
+    let body = match packed {
+        Some(packed) if !is_packed => Body::from(unpacked(&packed)?),
+        Some(bytes) => body_of(bytes),
+        None => body_of(find(path)?),
     };
     let mut response = body.into_response();
     let caching = if path.starts_with(ASSETS) { "public, max-age=31536000, immutable" } else { "no-cache" };
@@ -131,6 +133,20 @@ fn found(find: Find, path: &str, headers: &HeaderMap) -> Option<Response> {
         set.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     Some(response)
+}
+
+fn body_of(bytes: Cow<'static, [u8]>) -> Body {
+    match bytes {
+        Cow::Borrowed(bytes) => Body::from(bytes),
+        Cow::Owned(bytes) => Body::from(bytes),
+    }
+}
+
+/// A file of the page, which was compressed when the page was built.
+fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(packed).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Whether a browser opens the path, and does not load it for a page.
@@ -164,16 +180,22 @@ fn content_type(path: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use flate2::{Compression, read::GzEncoder};
+
     use super::*;
 
     fn page(path: &str) -> Option<Cow<'static, [u8]>> {
-        let bytes: &[u8] = match path {
-            "index.html" => b"<html>",
-            "assets/main-1a2b.js" => b"script",
-            "assets/main-1a2b.js.gz" => b"packed",
-            _ => return None,
-        };
-        Some(Cow::Borrowed(bytes))
+        match path {
+            "index.html" => Some(Cow::Borrowed(b"<html>")),
+            "assets/main-1a2b.js.gz" => Some(Cow::Owned(packed())),
+            _ => None,
+        }
+    }
+
+    fn packed() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        GzEncoder::new(&b"script"[..], Compression::best()).read_to_end(&mut bytes).unwrap();
+        bytes
     }
 
     fn nothing(_: &str) -> Option<Cow<'static, [u8]>> {
@@ -184,11 +206,11 @@ mod tests {
         values.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
-    async fn get(find: Find, path: &str, values: &[(HeaderName, &'static str)]) -> (StatusCode, HeaderMap, String) {
+    async fn get(find: Find, path: &str, values: &[(HeaderName, &'static str)]) -> (StatusCode, HeaderMap, Vec<u8>) {
         let response = respond(find, &Method::GET, path, &headers(values));
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        (parts.status, parts.headers, String::from_utf8(body.to_vec()).unwrap())
+        (parts.status, parts.headers, body.to_vec())
     }
 
     const HTML: (HeaderName, &str) = (header::ACCEPT, "text/html,application/xhtml+xml");
@@ -197,7 +219,7 @@ mod tests {
     async fn a_deep_link_opens_the_page_and_a_missing_file_does_not() {
         for path in ["/", "/dead-letters", "/events/0b1c", "/index.html"] {
             let (status, set, body) = get(page, path, &[HTML]).await;
-            assert_eq!((status, body.as_str()), (StatusCode::OK, "<html>"), "{path}");
+            assert_eq!((status, &body[..]), (StatusCode::OK, &b"<html>"[..]), "{path}");
             assert_eq!(set[header::CACHE_CONTROL], "no-cache");
         }
         for (path, accept) in [("/assets/main-old.js", HTML), ("/favicon.ico", (header::ACCEPT, "image/*"))] {
@@ -219,12 +241,12 @@ mod tests {
     async fn hashed_files_are_cached_for_good_and_compressed_where_that_is_taken() {
         let path = "/assets/main-1a2b.js";
         let (_, set, body) = get(page, path, &[(header::ACCEPT_ENCODING, "br, gzip")]).await;
-        assert_eq!((body.as_str(), &set[header::CONTENT_ENCODING]), ("packed", &HeaderValue::from_static("gzip")));
+        assert_eq!((body, &set[header::CONTENT_ENCODING]), (packed(), &HeaderValue::from_static("gzip")));
         assert_eq!(set[header::CONTENT_TYPE], "text/javascript; charset=utf-8");
         assert!(set[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
         for refused in ["identity", "gzip;q=0"] {
             let (_, set, body) = get(page, path, &[(header::ACCEPT_ENCODING, refused)]).await;
-            assert_eq!((body.as_str(), set.get(header::CONTENT_ENCODING)), ("script", None));
+            assert_eq!((&body[..], set.get(header::CONTENT_ENCODING)), (&b"script"[..], None));
         }
     }
 
@@ -232,6 +254,6 @@ mod tests {
     async fn a_build_without_the_page_says_how_to_get_it() {
         let (status, _, body) = get(nothing, "/", &[HTML]).await;
         assert_eq!(status, StatusCode::NOT_FOUND);
-        assert!(body.contains("make console"), "{body}");
+        assert!(String::from_utf8(body).unwrap().contains("make console"));
     }
 }
