@@ -1,11 +1,9 @@
 //! The catalog behind a connection: reads and changes by revision.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_nats::HeaderMap;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use weft_nats::{
     broker::{self, Requests},
@@ -111,7 +109,7 @@ impl Catalog {
     }
 
     fn reached(&self) -> MutexGuard<'_, Reached> {
-        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reached.lock()
     }
 
     /// Stores a source. `expected` is the revision that the caller has read; 0: it must not exist. Returns the new revision.

@@ -1,11 +1,8 @@
 //! Injects the faults of the schedule and ends them.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use rustix::process::Signal;
 
 use crate::{
@@ -66,18 +63,18 @@ impl Injector {
 
     /// The faults so far.
     pub fn faults(&self) -> Vec<Fault> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.faults.lock().clone()
     }
 
     /// The failures of processes so far.
     pub fn failures(&self) -> Vec<ProcessFailure> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failures.lock().clone()
     }
 
     /// Records a failure.
     pub fn fail(&self, process: &str, what: String) {
         let failure = ProcessFailure { process: process.to_owned(), at: self.clock.now(), what };
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+        self.failures.lock().push(failure);
     }
 
     /// Records processes that have ended without being asked to.
@@ -93,7 +90,7 @@ impl Injector {
         self.clock.sleep_until(planned.at).await;
         let from = self.clock.now();
         let number = {
-            let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut faults = self.faults.lock();
             let (kind, what) = (planned.action.kind(), planned.action.to_string());
             // In progress: it disturbs everything until it is over.
             faults.push(Fault { kind, what, from, until: Millis::MAX / 2 });
@@ -102,7 +99,7 @@ impl Injector {
         if let Err(problem) = self.act(&planned.action, Duration::from_millis(planned.lasts)).await {
             self.fail(&planned.action.to_string(), format!("{problem:#}"));
         }
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)[number].until = self.clock.now();
+        self.faults.lock()[number].until = self.clock.now();
     }
 
     async fn act(&self, action: &Action, lasts: Duration) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{net::TcpListener, task::AbortHandle};
 
@@ -99,7 +100,7 @@ impl Receiver {
 
     /// A copy of the records.
     pub fn arrivals(&self) -> Vec<Arrival> {
-        self.state.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.arrivals.lock().clone()
     }
 }
 
@@ -160,13 +161,13 @@ impl From<Infallible> for Closed {
 
 impl State {
     fn add(&self, arrival: Arrival) -> usize {
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arrivals = self.arrivals.lock();
         arrivals.push(arrival);
         arrivals.len() - 1
     }
 
     fn replace(&self, number: usize, arrival: Arrival) {
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)[number] = arrival;
+        self.arrivals.lock()[number] = arrival;
     }
 
     fn behaviour(&self, arrival: &Arrival) -> Behaviour {

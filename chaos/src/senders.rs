@@ -4,13 +4,14 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
@@ -106,12 +107,12 @@ impl Senders {
 
     /// Takes the records out.
     pub fn take(&self) -> Vec<Submission> {
-        std::mem::take(&mut *self.submissions.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.submissions.lock())
     }
 
     /// Number of submissions so far.
     pub fn count(&self) -> usize {
-        self.submissions.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.submissions.lock().len()
     }
 
     async fn deliver(&self, number: u64) {
@@ -163,7 +164,7 @@ impl Senders {
             ended: self.clock.now(),
             answer,
         };
-        self.submissions.lock().unwrap_or_else(PoisonError::into_inner).push(submission);
+        self.submissions.lock().push(submission);
         accepted
     }
 

@@ -17,10 +17,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 mod budget;
 mod compile;
@@ -102,7 +103,7 @@ impl Expression {
     /// [`CompileError`].
     pub fn shared(text: &str) -> Result<Arc<Self>, CompileError> {
         static SHARED: Mutex<Option<HashMap<String, Weak<Expression>>>> = Mutex::new(None);
-        let lock = || SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || SHARED.lock();
         if let Some(known) = lock().as_ref().and_then(|known| known.get(text)).and_then(Weak::upgrade) {
             return Ok(known);
         }

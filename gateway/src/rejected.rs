@@ -10,10 +10,11 @@
 //! - [`keeper`]: from the queue into the stream.
 //! - [`retry`]: an entry verified again and taken, when an admin asks.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use http::{StatusCode, request::Parts};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -88,7 +89,7 @@ impl Inbox {
     /// From now on kept requests go into this queue, and from there into a stream of `inbox_bytes`. Only the first call
     /// counts.
     pub fn open(&self, queue: mpsc::Sender<Entry>, inbox_bytes: u64) {
-        *self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner) = RateLimiter::new(inbox_bytes);
+        *self.rate_limiter.lock() = RateLimiter::new(inbox_bytes);
         if self.queue.set(queue).is_err() {
             tracing::debug!("inbox was opened before");
         }
@@ -109,7 +110,7 @@ impl Inbox {
         // Nothing in there can panic half-way through a change.
         let stranger = is_unauthenticated(code).then(|| client.and_then(Client::address));
         let offer = Offer { source, stranger, bytes: entry::bytes(refused) };
-        let granted = self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner).take(offer, Instant::now());
+        let granted = self.rate_limiter.lock().take(offer, Instant::now());
         if !granted {
             return dropped("pace");
         }
@@ -121,7 +122,7 @@ impl Inbox {
     /// The secrets that no entry may show; `None` where they cannot be searched for, so that nothing is kept.
     fn secrets(&self) -> Option<Arc<Secrets>> {
         let snapshot = Arc::clone(&self.catalog.borrow());
-        let mut known = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.secrets.lock();
         if let Some((of, secrets)) = &*known
             && Arc::ptr_eq(of, &snapshot)
         {

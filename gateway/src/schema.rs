@@ -9,12 +9,13 @@
 
 use std::{
     num::NonZero,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     thread::available_parallelism,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use weft_nats::{envelope, event::SCHEMA_INVALID, pattern::pattern_matches};
 use weft_proto::v1::{self, SchemaMode};
@@ -144,7 +145,7 @@ impl Rule {
     fn warn(&self, event: &NewEvent, violation: &Violation) {
         let now = Instant::now();
         // Nothing in here can panic half-way through a change.
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         if logged.is_none_or(|at| now.duration_since(at) >= LOG_EVERY) {
             *logged = Some(now);
             tracing::warn!(

@@ -1,10 +1,8 @@
 //! The sources of the catalog, compiled when they are first asked for and again when their revision has changed.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use weft_catalog::{Revised, Snapshot, source_warnings};
 use weft_proto::v1;
@@ -95,7 +93,7 @@ impl Sources {
             return Err(if snapshot.complete { LookupError::Unknown } else { LookupError::Starting });
         };
         // Nothing in here can panic half-way through a change.
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compiled = self.compiled.lock();
         if let Some(known) = compiled.get(name)
             && known.revision == configured.revision
         {

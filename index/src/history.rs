@@ -16,13 +16,10 @@
 //! Reads see the commits to the file. A caller that must see a certain position waits for it first:
 //! [`History::catch_up`], [`History::reach_command`], [`History::reach_commands`].
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
 use redb::Database;
 use tokio::{
     sync::watch,
@@ -228,7 +225,7 @@ impl History {
             return Ok(AsOf::Current);
         }
         let positions = positions.borrow().clone();
-        let stored_at = shared.stored_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let stored_at = shared.stored_at.lock();
         Ok(AsOf::of(&ends, &positions, &stored_at))
     }
 
@@ -285,7 +282,7 @@ impl HistoryState {
     /// The catalog's subscriptions by uid: made once for each snapshot, not for each query.
     fn subscriptions(&self) -> Arc<Subscriptions> {
         let catalog = Arc::clone(&self.catalog.borrow());
-        let mut known = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.subscriptions.lock();
         if !Arc::ptr_eq(&known.0, &catalog) {
             *known = (Arc::clone(&catalog), Arc::new(Subscriptions::of(&catalog)));
         }
@@ -302,12 +299,12 @@ impl HistoryState {
 
     /// Records the committed positions of the file.
     fn note(&self, committed: &Committed) {
-        self.stored_at.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&committed.stored_at);
+        self.stored_at.lock().clone_from(&committed.stored_at);
         self.positions.send_replace(committed.positions.clone());
     }
 
     /// Makes the file available to readers; `None`: not available.
     fn publish(&self, database: Option<Arc<Database>>) {
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
+        *self.database.write() = database;
     }
 }

@@ -4,12 +4,10 @@
 //! may step. Between two answers the estimate runs with the boot clock, which never steps and continues while the
 //! machine sleeps.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The boot clock: never steps, and continues while the machine sleeps.
@@ -54,7 +52,7 @@ impl ServerClock {
         let answered = boot_time();
         // The server read its clock somewhere between question and answer.
         let middle = asked + answered.saturating_sub(asked) / 2;
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Anchored::new(time, middle));
+        *self.newest.lock() = Some(Anchored::new(time, middle));
     }
 
     /// The server's time, or, before its first answer, the local wall clock's.
@@ -64,7 +62,7 @@ impl ServerClock {
 
     /// The server's clock; `None` before its first answer.
     pub fn anchored(&self) -> Option<Anchored> {
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.newest.lock()
     }
 }
 

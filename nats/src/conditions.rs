@@ -3,10 +3,9 @@
 //! A process that cannot do its job is not ready. What is listed here is shown with its readiness as `degraded: …`, and
 //! does not take the process out of service.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
 
 /// Conditions that are shown: a person reads them one by one, and a thousand broken subscriptions have few causes.
 const SHOWN_MAX: usize = 100;
@@ -22,7 +21,7 @@ pub struct Conditions {
 impl Conditions {
     /// Sets the text of a condition; `None` clears it.
     pub fn set(&self, name: &str, text: Option<String>) {
-        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut texts = self.texts.lock();
         match text {
             None => drop(texts.remove(name)),
             Some(text) if texts.len() < KEPT_MAX || texts.contains_key(name) => {
@@ -34,12 +33,12 @@ impl Conditions {
 
     /// Clears every condition whose name starts with `prefix`.
     pub fn clear_all(&self, prefix: &str) {
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| !name.starts_with(prefix));
+        self.texts.lock().retain(|name, _| !name.starts_with(prefix));
     }
 
     /// One line for each condition, in the order of their names.
     pub fn lines(&self) -> Vec<String> {
-        let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let texts = self.texts.lock();
         let mut lines: Vec<String> =
             texts.iter().take(SHOWN_MAX).map(|(name, text)| format!("{name}: {text}")).collect();
         if texts.len() > SHOWN_MAX {

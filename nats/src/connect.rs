@@ -6,11 +6,12 @@
 use std::{
     collections::BTreeMap,
     fmt::Display,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State, jetstream};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::{
@@ -253,7 +254,7 @@ impl Connection {
 
     /// Notes that a stream does not take a write; `None`: it has taken one.
     pub fn note_write(&self, stream: &str, problem: Option<String>) {
-        let mut unwritable = self.unwritable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unwritable = self.unwritable.lock();
         match (problem, unwritable.get_mut(stream)) {
             (Some(problem), Some((_, known))) => *known = problem,
             (Some(problem), None) => drop(unwritable.insert(stream.to_owned(), (Instant::now(), problem))),
@@ -265,7 +266,7 @@ impl Connection {
     /// The streams that have taken no write for some seconds although one was tried, with the reason and what to do, in one
     /// line; `None`: there is none.
     pub fn refused_writes(&self) -> Option<String> {
-        let unwritable = self.unwritable.lock().unwrap_or_else(PoisonError::into_inner);
+        let unwritable = self.unwritable.lock();
         let lasting = unwritable.iter().filter(|(_, (since, _))| since.elapsed() >= UNWRITABLE_AFTER);
         let lines = lasting.map(|(stream, (since, problem))| {
             format!("{stream} has taken no writes for {} s: {problem}", since.elapsed().as_secs())
@@ -279,7 +280,7 @@ impl Connection {
     }
 
     fn refused(&self) -> MutexGuard<'_, BTreeMap<(String, String), Refused>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refused.lock()
     }
 
     /// The server's `max_payload` in bytes, once connected.

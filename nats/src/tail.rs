@@ -14,10 +14,11 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep},
@@ -144,7 +145,7 @@ impl Tails {
     }
 
     fn readers(&self) -> MutexGuard<'_, HashMap<ShardId, Weak<ShardReader>>> {
-        self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.readers.lock()
     }
 }
 

@@ -4,13 +4,11 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU16, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU16, Ordering},
     time::Instant,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tempfile::TempDir;
 
@@ -107,7 +105,7 @@ impl Node {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Process>> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+        self.process.lock()
     }
 }
 

@@ -1,11 +1,8 @@
 //! The server's side of the handshake.
 
-use std::{
-    io,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
+use parking_lot::RwLock;
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, ring},
@@ -105,7 +102,7 @@ impl Acceptor {
     pub(crate) fn reload(&self) -> Result<bool, TlsError> {
         let presented = &*self.presented;
         let Some(found) = identity::read(&presented.options, &presented.provider)? else { return Ok(false) };
-        let mut identity = presented.identity.write().unwrap_or_else(PoisonError::into_inner);
+        let mut identity = presented.identity.write();
         let renewed = identity.cert != found.cert;
         if renewed {
             *identity = found;
@@ -116,6 +113,6 @@ impl Acceptor {
 
 impl ResolvesServerCert for Presented {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.identity.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(&self.identity.read()))
     }
 }

@@ -1,10 +1,8 @@
 //! Readiness of a worker: why its shards are not delivered.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use weft_nats::{changes::set_if_changed, subject::Layout};
 use weft_proto::ids::ShardId;
@@ -39,7 +37,7 @@ impl Readiness {
     }
 
     fn update(&self, shard: Option<ShardId>, what: Option<String>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         match what {
             Some(what) => drop(waiting.insert(shard, what)),
             None => drop(waiting.remove(&shard)),

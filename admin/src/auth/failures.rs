@@ -6,10 +6,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use weft_serve::network;
 
 /// Period in which failures are counted.
@@ -41,7 +41,7 @@ pub(super) struct Noted {
 impl Failures {
     /// Counts a failure of a client; `None`: its address is not known.
     pub fn note(&self, client: Option<IpAddr>, now: Instant) -> Noted {
-        let mut networks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut networks = self.0.lock();
         let network = client.map(network);
         if networks.len() >= NETWORKS_MAX && !networks.contains_key(&network) {
             make_room(&mut networks, now);
@@ -95,7 +95,7 @@ mod tests {
             let at = start + Duration::from_micros(number.into());
             failures.note(Some(IpAddr::from(number.to_be_bytes())), at);
         }
-        assert!(failures.0.lock().unwrap().len() <= NETWORKS_MAX);
+        assert!(failures.0.lock().len() <= NETWORKS_MAX);
         let latest = IpAddr::from((NETWORKS_MAX as u32 + 9).to_be_bytes());
         assert!(!failures.note(Some(latest), start).first, "the newest are remembered");
     }

@@ -6,11 +6,12 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, header};
+use parking_lot::{Mutex, MutexGuard};
 use rand::random;
 use weft_nats::options::Secret;
 
@@ -101,8 +102,8 @@ impl Sessions {
         format!("{}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}", self.cookie)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Token, Session>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Token, Session>> {
+        self.open.lock()
     }
 }
 

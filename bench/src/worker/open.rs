@@ -1,14 +1,10 @@
 //! An open loop through a whole mesh, and how soon each event arrives: from the moment that the gateway has read it,
 //! before it is stored, to the first byte at the receiver. Both are times of one clock.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 
 use super::PATIENCE;
@@ -111,7 +107,7 @@ impl Open {
 }
 
 fn lock(arrivals: &Mutex<Arrivals>) -> MutexGuard<'_, Arrivals> {
-    arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    arrivals.lock()
 }
 
 impl Arrivals {

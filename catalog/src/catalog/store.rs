@@ -1,12 +1,10 @@
 //! Writes of entries: sealed for the sequence that the message gets, or not stored.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, jetstream::context::PublishErrorKind};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use weft_nats::{direct, streams::StreamState};
 use weft_proto::ids::StreamSeq;
 
@@ -43,13 +41,13 @@ pub(super) struct LegacyEnd(Mutex<Option<(i64, u64)>>);
 impl LegacyEnd {
     /// In the bucket that was created then; the greatest number: without an end.
     pub fn of(&self, created_ns: i64) -> u64 {
-        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.0.lock();
         known.filter(|(bucket, _)| *bucket == created_ns).map_or(u64::MAX, |(_, through)| through)
     }
 
     /// It is no later than this.
     pub fn lower(&self, created_ns: i64, through: u64) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let before = known.filter(|(bucket, _)| *bucket == created_ns).map_or(u64::MAX, |(_, before)| before);
         *known = Some((created_ns, before.min(through)));
     }

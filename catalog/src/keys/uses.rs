@@ -4,13 +4,10 @@
 //! most one small message a minute and process. The entries are not sealed and have no revision: the last write wins,
 //! which is accurate enough.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +68,7 @@ impl Uses {
 
     fn noted(&self) -> MutexGuard<'_, HashMap<String, Use>> {
         // Nothing in here can panic half-way through a change.
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.noted.lock()
     }
 }
 

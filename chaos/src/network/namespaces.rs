@@ -12,11 +12,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
+use parking_lot::Mutex;
 
 use super::{Listeners, concerns};
 use crate::plan::{Cut, Node};
@@ -131,13 +131,13 @@ impl Namespaces {
 
     /// Makes a cut.
     pub fn cut(&self, cut: Cut) -> anyhow::Result<()> {
-        self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push(cut);
+        self.cuts.lock().push(cut);
         self.servers().into_iter().try_for_each(|server| self.filter(server))
     }
 
     /// Heals a cut.
     pub fn heal(&self, cut: Cut) -> anyhow::Result<()> {
-        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cuts = self.cuts.lock();
         if let Some(place) = cuts.iter().position(|one| *one == cut) {
             cuts.remove(place);
         }
@@ -158,7 +158,7 @@ impl Namespaces {
 
     /// Writes a server's packet filter by the cuts that there are.
     fn filter(&self, server: Node) -> anyhow::Result<()> {
-        let cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        let cuts = self.cuts.lock();
         let rules = rules(&cuts, server, &self.addresses);
         run("ip", &["netns", "exec", &self.names[&server], "nft", "-f", "-"], Some(&rules))
     }

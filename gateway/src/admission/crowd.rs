@@ -1,12 +1,9 @@
 //! Whether nearly all requests come from one address although no proxy is trusted: then that address probably is a proxy, and
 //! all of its clients share the limits of one address.
 
-use std::{
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::metrics;
@@ -47,7 +44,7 @@ struct Finding {
 impl Crowd {
     /// Takes note of a request.
     pub fn note(&self, address: IpAddr) {
-        let found = self.window.lock().unwrap_or_else(PoisonError::into_inner).note(address, Instant::now());
+        let found = self.window.lock().note(address, Instant::now());
         let Some(Finding { address, share, warn }) = found else { return };
         ::metrics::gauge!(metrics::LARGEST_ADDRESS_SHARE).set(f64::from(share) / 100.0);
         if warn {

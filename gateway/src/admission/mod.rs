@@ -9,12 +9,7 @@
 //! [`around`] all routes the address is checked, and how its client stands is written into every answer. Routes count the
 //! rest as soon as they know who asks: [`Admission::source`], [`Admission::key`].
 
-use std::{
-    convert::Infallible,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -26,6 +21,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tonic::Status;
 use weft_catalog::keys::Grant;
 use weft_serve::{Malformed, Streams, network};
@@ -224,12 +220,12 @@ impl Client {
     }
 
     fn note(&self, limit_state: LimitState) {
-        let mut noted = self.limit_state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.limit_state.lock();
         *noted = Some(noted.map_or(limit_state, |noted| noted.tighter(limit_state)));
     }
 
     fn write<B>(&self, response: &mut http::Response<B>) {
-        let noted = *self.limit_state.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = *self.limit_state.lock();
         if let Some(limit_state) = noted {
             limit_state.write(response.headers_mut(), Timestamp::now());
         }

@@ -4,13 +4,10 @@
 //! the young one takes its place. So a key is dropped only after as many other keys as a generation holds have been written
 //! since, and neither a clock nor a sweep is needed. The cost of dropping a key: its limit starts again from zero.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashMap, hash::Hash};
 
 use governor::{nanos::Nanos, state::StateStore};
+use parking_lot::Mutex;
 
 /// Asks about a key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,7 +40,7 @@ impl<K: Hash + Eq + Clone> Generations<K> {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let maps = self.maps.lock().unwrap();
+        let maps = self.maps.lock();
         maps.young.len() + maps.old.len()
     }
 }
@@ -57,7 +54,7 @@ impl<K: Hash + Eq + Clone> StateStore for Generations<K> {
     {
         let (Asked::Take(key) | Asked::Look(key)) = asked;
         // Nothing in here can panic half-way through a change.
-        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut maps = self.maps.lock();
         let known = maps.young.get(key).or_else(|| maps.old.get(key)).copied();
         let (outcome, next) = decide(known)?;
         if let Asked::Take(key) = asked {

@@ -3,14 +3,11 @@
 //! Reading an event costs the reader and the server as much as appending it; a notice takes some dozen bytes per event,
 //! many events in a message. Notices are best effort: a gateway that misses one reads the log.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 use weft_index::receipts::Accepted;
@@ -79,7 +76,7 @@ pub(super) struct Subscribers {
 impl Subscribers {
     /// Notes a request of `gateway`.
     pub fn heard(&self, gateway: &str, now: Instant) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self.heard.lock();
         if let Some(at) = heard.get_mut(gateway) {
             *at = now;
         } else if heard.len() < SUBSCRIBERS_MAX {
@@ -89,7 +86,7 @@ impl Subscribers {
 
     /// The gateways to notify.
     fn subscribed(&self, now: Instant) -> Vec<Name> {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self.heard.lock();
         heard.retain(|_, at| now.saturating_duration_since(*at) < SUBSCRIPTION_MAX);
         heard.keys().cloned().collect()
     }

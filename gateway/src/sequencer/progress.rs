@@ -1,7 +1,8 @@
 //! The missing parts of all shards, as one text for `/readyz`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use weft_nats::changes::set_if_changed;
 use weft_proto::ids::ShardId;
@@ -23,7 +24,7 @@ impl Progress {
 
     /// Sets what a shard waits for; `None`: nothing. The first shard that waits is reported.
     pub fn set(&self, shard: ShardId, waits_for: Option<String>) {
-        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = self.shards.lock();
         if let Some(place) = shards.get_mut(shard.0 as usize) {
             *place = waits_for;
         }

@@ -4,11 +4,9 @@
 //! asked whether they know it before it is submitted, which finds nothing while the first of the two is under way. So within
 //! a gateway the same body waits until the one before has its answer.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use weft_proto::ids::EventId;
 
@@ -42,7 +40,7 @@ pub(super) struct Held {
 impl Replays {
     /// Waits until no other request submits this body. Safe to cancel.
     pub async fn hold(&self, key: EventId) -> Held {
-        let turn = Turn::clone(self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
+        let turn = Turn::clone(self.turns.lock().entry(key).or_default());
         let place = Place { replays: self.clone(), key, turn };
         let receipt = Turn::clone(&place.turn).lock_owned().await;
         Held { receipt, _place: place }
@@ -50,13 +48,13 @@ impl Replays {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.turns.lock().len()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut turns = self.replays.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.replays.turns.lock();
         // Its own and the list's.
         if Arc::strong_count(&self.turn) == 2 {
             turns.remove(&self.key);

@@ -47,7 +47,7 @@ pub(super) async fn load(
 }
 
 fn is_needed(shared: &HistoryState, shard: ShardId, from: StreamSeq) -> Result<bool, redb::Error> {
-    let database = shared.database.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let database = shared.database.read().clone();
     let Some(database) = database else { return Ok(false) };
     let marks = redb::ReadableDatabase::begin_read(&*database)?.open_table(MARKS)?;
     let first_read = marks.get((FIRST_READ, shard.0))?.map_or(from.0, |first| first.value());

@@ -1,7 +1,7 @@
 //! Comparison of the positions read with the log. After a stream was restored or lost its tail, the file is of the
 //! earlier one until the reader of that stream compares and the file is rebuilt.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use redb::ReadableDatabase as _;
 use tokio::time::{Instant, sleep};
@@ -36,7 +36,7 @@ impl History {
         let shared = &self.shared;
         for source in [StreamKind::Events(shard), StreamKind::Outcomes(shard), StreamKind::Commands(shard)] {
             let stream = source.stream(shared.layout);
-            let database = shared.database.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let database = shared.database.read().clone();
             let Some(database) = database else {
                 return Ok(Some(shared.progress.borrow().clone().unwrap_or_default()));
             };

@@ -1,6 +1,6 @@
 //! Queries of the history, each on one state of its file.
 
-use std::{collections::BTreeSet, sync::PoisonError, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use redb::{ReadableDatabase as _, ReadableTable as _};
 use weft_catalog::Snapshot;
@@ -425,7 +425,7 @@ impl History {
         &self,
         query: impl FnOnce(&View, &Subscriptions) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, HistoryError> {
-        let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let database = self.shared.database.read().clone();
         let Some(database) = database else {
             return Err(HistoryError::Building(self.shared.progress.borrow().clone().unwrap_or_default()));
         };

@@ -8,12 +8,9 @@
 //! Segments of a group are ordered by their part of the log, and only neighbours are merged. So the newest
 //! segment that has a key decides, before and after a merge.
 
-use std::{
-    cmp::Reverse,
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use redb::{ReadableTable, TableDefinition, TableHandle as _, WriteTransaction};
 
 use super::{
@@ -82,7 +79,7 @@ impl Filters {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Filter>>> {
-        self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_number.lock()
     }
 }
 

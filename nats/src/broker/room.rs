@@ -1,12 +1,9 @@
 //! Room in a full EVENTS for a message that makes room: an admin raises the stream's limit for a moment.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_nats::Message;
+use parking_lot::{Mutex, MutexGuard};
 use weft_proto::ids::ShardId;
 
 use super::{AskError, Requests};
@@ -119,7 +116,7 @@ impl Loans {
         Ok(())
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, u64>> {
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ShardId, u64>> {
+        self.lent.lock()
     }
 }

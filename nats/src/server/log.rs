@@ -3,9 +3,10 @@
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, Read},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::storage::is_write_failure;
 
@@ -22,7 +23,7 @@ pub(super) struct Complaints(Mutex<VecDeque<String>>);
 
 impl Complaints {
     fn push(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.0.lock();
         if lines.len() == COMPLAINTS_MAX {
             lines.pop_front();
         }
@@ -31,7 +32,7 @@ impl Complaints {
 
     /// Takes them, in one line; `None` when there are none.
     pub(super) fn take(&self) -> Option<String> {
-        let lines: Vec<_> = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into();
+        let lines: Vec<_> = std::mem::take(&mut *self.0.lock()).into();
         (!lines.is_empty()).then(|| lines.join("; "))
     }
 }

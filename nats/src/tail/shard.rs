@@ -1,10 +1,8 @@
 //! The shared reader of one shard: one consumer, whose messages go into a ring.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use weft_proto::ids::StreamSeq;
@@ -52,7 +50,7 @@ impl ShardReader {
 
     pub fn ring(&self) -> MutexGuard<'_, Ring> {
         // A panic elsewhere leaves a ring that is whole: `push` and `restart` do not panic.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ring.lock()
     }
 }
 
@@ -133,6 +131,6 @@ impl Feed {
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ring.lock()
     }
 }

@@ -11,10 +11,10 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{PoisonError, RwLock},
 };
 
 use ipnet::IpNet;
+use parking_lot::RwLock;
 
 /// An address that must not be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl AddressGuard {
 
     /// Refuses ports of this process, also where their network is allowed.
     pub fn refuse_ports(&self, ports: impl IntoIterator<Item = SocketAddr>) {
-        self.own_ports.write().unwrap_or_else(PoisonError::into_inner).extend(ports);
+        self.own_ports.write().extend(ports);
     }
 
     /// Checks whether a port of an address may be called.
@@ -121,7 +121,7 @@ impl AddressGuard {
             own.port() == port
                 && (ip == canonical || ip.is_unspecified() || ip.is_loopback() && canonical.is_loopback())
         };
-        self.own_ports.read().unwrap_or_else(PoisonError::into_inner).iter().any(is_own)
+        self.own_ports.read().iter().any(is_own)
     }
 }
 

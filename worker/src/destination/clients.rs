@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     error::Error,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,6 +18,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower::Service;
@@ -125,7 +126,7 @@ impl HttpClients {
 
     /// The clients with these settings, which all destinations share that have them.
     pub(super) fn get(&self, settings: &ClientSettings) -> Result<Arc<Pair>, InvalidClient> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.made.lock();
         if let Some(pair) = made.get(settings).and_then(Weak::upgrade) {
             return Ok(pair);
         }
@@ -298,7 +299,7 @@ mod tests {
         drop(plain);
         drop(clients.get(&settings("http://other:3128")).unwrap());
         drop(clients.get(&settings("http://third:3128")).unwrap());
-        assert_eq!(clients.made.lock().unwrap().len(), 2, "the one in use and the newest");
+        assert_eq!(clients.made.lock().len(), 2, "the one in use and the newest");
         assert!(Arc::ptr_eq(&proxied, &clients.get(&settings("http://proxy:3128")).unwrap()));
     }
 

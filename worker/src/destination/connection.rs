@@ -9,7 +9,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -22,6 +22,7 @@ use hyper_util::{
     client::legacy::connect::{CaptureConnection, Connected, Connection},
     rt::TokioIo,
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until, timeout},
@@ -104,7 +105,7 @@ impl ConnectionState {
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+        self.usage.lock()
     }
 }
 
@@ -114,7 +115,7 @@ pub(super) struct Connections(Mutex<HashMap<String, Vec<Weak<ConnectionState>>>>
 
 impl Connections {
     fn add(&self, receiver: String, state: &Arc<ConnectionState>) {
-        let mut receivers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut receivers = self.0.lock();
         if !receivers.contains_key(&receiver) {
             // Those of receivers that are no longer called.
             receivers.retain(|_, states| states.iter().any(|state| state.strong_count() > 0));
@@ -127,7 +128,7 @@ impl Connections {
     /// Closes the idle HTTP/1.1 connections of a receiver: one of them was dead, and its cause, such as a restart or a middlebox
     /// that has dropped its state, applies to the others as well.
     pub fn close_idle(&self, receiver: &str) {
-        let receivers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let receivers = self.0.lock();
         let states = receivers.get(receiver).into_iter().flatten();
         states.filter_map(Weak::upgrade).for_each(|state| state.close_if_idle());
     }

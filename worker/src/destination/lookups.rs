@@ -7,11 +7,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{SocketAddr, ToSocketAddrs as _},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 /// Maximum number of threads, one a name: as many new names may hang at a time before others wait. A thread ends when nothing
@@ -80,7 +81,7 @@ impl Lookups {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The addresses of a name. Cancel safe.

@@ -4,15 +4,12 @@
 //! accepted, and why the next was not. [`Destinations`] holds the destination of each subscription (HTTP, gRPC, NATS,
 //! PostgreSQL, or code of the embedding program) and makes single attempts.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use parking_lot::RwLock;
 use weft_catalog::{Filters, delivery_url::InvalidUrl};
 use weft_expression::{CompileError, Expression};
 use weft_nats::{clock::ServerClock, connect::Connection, event::StoredEvent};
@@ -300,7 +297,7 @@ impl Destinations {
             // An earlier one is out of date.
             Err(problem) => (Entry::Unusable(Arc::new(subscription.clone())), Err(problem)),
         };
-        self.by_subscription.write().unwrap_or_else(PoisonError::into_inner).insert(uid, entry);
+        self.by_subscription.write().insert(uid, entry);
         made
     }
 
@@ -335,12 +332,12 @@ impl Destinations {
 
     /// Removes the destination of a subscription.
     pub fn remove(&self, uid: SubscriptionUid) {
-        self.by_subscription.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        self.by_subscription.write().remove(&uid);
     }
 
     /// The destination of a subscription, created now where that has failed before.
     fn of(&self, uid: SubscriptionUid) -> Result<Usable, String> {
-        let entry = self.by_subscription.read().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
+        let entry = self.by_subscription.read().get(&uid).cloned();
         match entry {
             Some(Entry::Usable(usable)) => Ok(usable),
             Some(Entry::Unusable(subscription)) => {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::AtomicBool},
+    sync::{Arc, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, PROXY_AUTHORIZATION, USER_AGENT},
 };
 use http_body_util::{BodyExt as _, Limited};
+use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use url::form_urlencoded;
@@ -76,7 +77,7 @@ impl TokenSources {
         client: &ClientSettings,
         clients: &HttpClients,
     ) -> Result<Arc<TokenSource>, InvalidAuth> {
-        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.0.lock();
         let settings = (oauth2.clone(), client.clone());
         if let Some(source) = sources.get(&settings).and_then(Weak::upgrade) {
             return Ok(source);
@@ -178,7 +179,7 @@ impl TokenSource {
                 Ok(token) => {
                     *last_failure = None;
                     let header = token.header.clone();
-                    *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
+                    *self.token.write() = Some(token);
                     return Ok(header);
                 }
                 Err(failure) => {
@@ -192,14 +193,14 @@ impl TokenSource {
 
     /// Drops the token of a header, unless there is a newer one.
     pub fn drop_token(&self, header: &HeaderValue) {
-        let mut token = self.token.write().unwrap_or_else(PoisonError::into_inner);
+        let mut token = self.token.write();
         if token.as_ref().is_some_and(|token| token.header == *header) {
             *token = None;
         }
     }
 
     fn valid(&self) -> Option<Token> {
-        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        let token = self.token.read();
         token.clone().filter(|token| Instant::now() < token.ends_at)
     }
 

@@ -1,10 +1,11 @@
 //! Times of one attempt: when the connection was ready, and when the head of the response came.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicU32, Ordering},
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Not reached.
@@ -32,7 +33,7 @@ impl Default for Times {
 impl Stages {
     /// The attempt starts.
     pub(super) fn start(&self) {
-        *self.times.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.times.started.lock() = Some(Instant::now());
     }
 
     /// The connection is ready, and the request is written to it. A repeated request replaces the earlier time.
@@ -56,7 +57,7 @@ impl Stages {
     }
 
     fn elapsed_ms(&self) -> u32 {
-        let started = *self.times.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = *self.times.started.lock();
         started.map_or(UNKNOWN, |started| u32::try_from(started.elapsed().as_millis()).unwrap_or(UNKNOWN))
     }
 }

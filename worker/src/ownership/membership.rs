@@ -1,11 +1,8 @@
 //! Membership of a worker: it renews its presence, reads those of the others, and assigns actions to its shards.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
@@ -49,8 +46,8 @@ impl DeclinedShards {
         Presence { incarnation, declines: declined.keys().map(|shard| shard.0).collect() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Instant>> {
+        self.0.lock()
     }
 }
 

@@ -272,16 +272,16 @@ async fn find(admin: &AdminClient, name: String) -> Result<v1::SubscriptionView,
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let lost = std::sync::Mutex::new(Vec::new());
+    let lost = parking_lot::Mutex::new(Vec::new());
     let rows = paging::read(usize::MAX, PAGE_MAX, async |page_size, page_token| {
         let request = admin.request(v1::ListSubscriptionsRequest { page_size, page_token });
         let answer = admin.catalog().list_subscriptions(request).await;
         let page = answer.map_err(|status| admin.failure(&status))?.into_inner();
-        lost.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(page.orphans);
+        lost.lock().extend(page.orphans);
         Ok((page.subscriptions.into_iter().map(Subscription::from).collect(), page.next_page_token))
     });
     output::list(format, &rows.await?.entries)?;
-    orphans::warn(&lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+    orphans::warn(&lost.into_inner());
     Ok(())
 }
 

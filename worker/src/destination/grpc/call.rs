@@ -4,7 +4,7 @@ use std::{
     error::Error,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
     task::{Context, Poll},
@@ -19,6 +19,7 @@ use hyper_util::client::legacy::{
     self,
     connect::{CaptureConnection, capture_connection},
 };
+use parking_lot::Mutex;
 use tower::Service;
 
 use super::super::{NotSent, Stages, clients::Http2Client, connection, failure::Sent};
@@ -57,7 +58,7 @@ impl Call {
 impl Progress {
     /// The request; `None`: none was begun.
     pub fn sent(&self) -> Option<Sent> {
-        let captured = self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let captured = self.captured.lock().clone()?;
         Some(Sent { captured, begun: Arc::clone(&self.begun) })
     }
 
@@ -93,7 +94,7 @@ impl Service<Request<tonic::body::Body>> for Call {
         };
         let mut request = Request::from_parts(parts, body);
         let captured = capture_connection(&mut request);
-        *self.progress.captured.lock().unwrap_or_else(PoisonError::into_inner) = Some(captured.clone());
+        *self.progress.captured.lock() = Some(captured.clone());
         let (answer, progress) = (self.client.request(request), Arc::clone(&self.progress));
         Box::pin(async move {
             let answer = answer.await?;

@@ -4,10 +4,11 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use prost::Message as _;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
@@ -80,7 +81,7 @@ impl NatsClients {
     pub(super) fn get(&self, nats: &v1::NatsDestination) -> Result<Arc<NatsClient>, String> {
         let url = NatsUrl::parse(&nats.url)?;
         let key = v1::NatsDestination { subject: String::new(), stream: String::new(), ..nats.clone() }.encode_to_vec();
-        let mut by_server = self.by_server.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_server = self.by_server.lock();
         if let Some(client) = by_server.get(&key).and_then(Weak::upgrade) {
             return Ok(client);
         }

@@ -4,11 +4,9 @@
 //! subject can be read from the last one backwards. The events of a workflow are stored in order: what was stored by a live
 //! attempt of this subscription before a smaller number need not be read.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{HashMap, HashSet};
 
+use parking_lot::{Mutex, MutexGuard};
 use weft_nats::{
     async_nats::{HeaderMap, jetstream::message::StreamMessage},
     user_streams::{EXPECTED_LAST_SUBJECT_SEQUENCE, UserStreams},
@@ -58,7 +56,7 @@ struct Reading<'a> {
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         if self.walk.next.is_some() {
-            let mut interrupted = self.subjects.interrupted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut interrupted = self.subjects.interrupted.lock();
             if interrupted.len() >= READS_MAX {
                 interrupted.clear();
             }
@@ -134,7 +132,7 @@ impl KnownSubjects {
     /// Reads a subject backwards, until it is certain whether the event is stored.
     async fn read(&self, reader: &Reader<'_>, subject: &str, delivery: &Delivery) -> Result<Known, String> {
         let event = Some(delivery.event.event.id);
-        let interrupted = self.interrupted.lock().unwrap_or_else(PoisonError::into_inner).remove(subject);
+        let interrupted = self.interrupted.lock().remove(subject);
         let mut message = reader.streams.last(reader.stream, subject).await?;
         let last = message.as_ref().map_or(StreamSeq(0), |last| StreamSeq(last.sequence));
         let same = |walk: &Walk| walk.event == event && walk.known.last == last;
@@ -164,7 +162,7 @@ impl KnownSubjects {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        self.subjects.lock().unwrap_or_else(PoisonError::into_inner)
+        self.subjects.lock()
     }
 }
 

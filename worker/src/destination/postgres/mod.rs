@@ -6,13 +6,10 @@
 //!
 //! The database of a workflow is chosen by the hash of its subject token, as its shard of the log is.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Semaphore, time::timeout};
 use weft_nats::subject::Layout;
 use weft_proto::{
@@ -264,8 +261,8 @@ impl Database {
         batch.commit(connection).await
     }
 
-    fn raised(&self) -> std::sync::MutexGuard<'_, HashMap<(SubscriptionUid, u32), u64>> {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    fn raised(&self) -> MutexGuard<'_, HashMap<(SubscriptionUid, u32), u64>> {
+        self.raised.lock()
     }
 }
 

@@ -6,10 +6,11 @@ use std::{
     collections::HashMap,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -54,7 +55,7 @@ impl fmt::Debug for Pools {
 
 impl Pools {
     pub(super) fn get(&self, dsn: &str, clients: &Arc<HttpClients>) -> Result<Arc<Pool>, String> {
-        let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = self.0.lock();
         if let Some(pool) = pools.get(dsn).and_then(Weak::upgrade) {
             return Ok(pool);
         }
@@ -132,7 +133,7 @@ impl Pool {
     }
 
     fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         let now = Instant::now();
         idle.retain(|connection| {
             now.duration_since(connection.last_used) < IDLE_MAX
@@ -144,7 +145,7 @@ impl Pool {
 
     /// Closes connections that are not in use: another one has turned out to be dead.
     pub(super) fn close_idle(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.idle.lock().clear();
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
@@ -268,7 +269,7 @@ impl Lease {
     pub fn give_back(self) {
         let Self { mut connection, pool, .. } = self;
         connection.last_used = Instant::now();
-        pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        pool.idle.lock().push(connection);
     }
 
     /// Asks the server to cancel what the connection is doing, and closes the connection.

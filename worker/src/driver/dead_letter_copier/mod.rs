@@ -7,11 +7,9 @@
 //! the shard is owned. A copy that DLQ refuses, such as one above a size limit, is recorded in a commit, so that later copies
 //! are made; the owner keeps its event in EVENTS until the dead letter is closed.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -65,11 +63,11 @@ pub(super) struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+        self.backlog.lock()
     }
 
     fn lock_names(&self) -> MutexGuard<'_, Names> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.lock()
     }
 
     fn step(&self) {
