@@ -1,9 +1,10 @@
-//! Control: the gRPC services that operators use, over the history projection, behind keys.
+//! The admin: the gRPC services that operators use, over the history projection, authenticated by API keys.
 //!
 //! - [`service`]: the admin as a component, and the services.
 //! - [`console`]: the web page on the same port.
 //! - [`deliveries`]: what it asks of the code that delivers.
-//! - [`as_of`]: how far an answer is; [`auth`]: who may call what; [`error`]: what is refused, and how; [`convert`]: the log's words as the services'.
+//! - [`as_of`]: the position of the log up to which an answer is complete; [`auth`]: who may call what; [`error`]: refusals and their
+//!   codes; [`convert`]: log records as gRPC messages.
 //!
 //! This crate knows nothing of gateways and workers: it reads the log's projections and appends commands.
 

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use weft_nats::{
-    broker::{self, Requests},
+    admin_requests::{self, Requests},
     connect::Connection,
 };
 use weft_proto::{
@@ -105,7 +105,7 @@ impl Catalog {
 
     /// Requests to an admin, for changes that this process's own user may not make.
     pub fn requests(&self) -> Requests {
-        Requests::new(self.connection.clone(), self.key.tags(broker::TAG_PURPOSE))
+        Requests::new(self.connection.clone(), self.key.tags(admin_requests::TAG_PURPOSE))
     }
 
     fn reached(&self) -> MutexGuard<'_, Reached> {

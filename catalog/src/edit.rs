@@ -1,11 +1,11 @@
 //! Changes the catalog for a caller: decided on the current catalog, stamped with who and why, recorded on COMMANDS.
 //!
 //! The order is: write, with the revision that the change was decided on; read again what is stamped with this request;
-//! record that. The catalog is the truth, so a crash between leaves the truth: a change that is there and says in its own
-//! headers who made it, and only lacks its record. The same request again finds its stamp, changes nothing more, and
-//! completes the record. A record without its change cannot come to be.
+//! record that. After a crash between write and record the change is in effect, its own headers say who made it, and only its
+//! audit record is missing. The same request again finds its stamp, changes nothing more, and completes the record. A record
+//! without its change cannot come to be.
 //!
-//! Whether a request has been recorded before is for the caller to ask, who has the history. A stamp is found for as long
+//! The caller checks the history for an earlier record of the request. A stamp is found for as long
 //! as fewer than five later changes of the same entry have followed it: more than enough for a call that comes again.
 
 use std::{sync::Arc, time::Duration};
@@ -120,7 +120,7 @@ impl<L: Locate> Editor<L> {
     ) -> Result<Edited, EditError> {
         let mut settled = false;
         for _ in 0..CONFLICTS_MAX {
-            let (snapshot, changes) = self.catalog.present_with_trail(&stamp.request_id).await?;
+            let (snapshot, changes) = self.catalog.present_with_changes(&stamp.request_id).await?;
             if let Some(missing) = snapshot.missing() {
                 return Err(EditError::Unavailable(missing));
             }

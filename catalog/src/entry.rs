@@ -102,7 +102,7 @@ pub trait Entry: Clone + PartialEq {
         self.clone().single_secrets_mut().into_iter().map(|(key, secret)| (key, std::mem::take(secret))).collect()
     }
 
-    /// Whether the secrets of `other` would do for it.
+    /// Whether `other` has the secrets that this entry lacks.
     fn shares_secrets(&self, other: &Self) -> bool;
 
     /// Identity of a subscription in lanes; `None` for other kinds.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weft_expression::{Attributes, Data, Expression, Input};
 use weft_nats::{envelope, event::Event};
 
-/// How the expression of a filter stands with an event.
+/// Result of a filter's expression for an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It takes the event, or there is none.

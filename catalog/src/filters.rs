@@ -20,7 +20,7 @@ use super::expression::{FilterExpression, Verdict, input_of};
 /// the two oldest become one that takes what either took: an event too many is delivered rather than one lost.
 const FILTERS_MAX: usize = 32;
 
-/// How an event stands with a subscription.
+/// Result of matching an event against the filters of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
     /// The filter that was in force took it.

@@ -1,12 +1,12 @@
 //! Sources, subscriptions and API keys: prost messages in the KV bucket `weft_catalog`, under `source.<name>`,
 //! `subscription.<name>` and `key.<id>`, sealed (`seal`) with the master key, changed by revision and watched by every role.
 //!
-//! - `reading`, `snapshot`: what the bucket's messages make of it; `matcher`: which events a subscription takes;
-//!   `filters`: which ones it took, by the filters that it has had.
-//! - [`change`] and `plan`: what is to be changed, decided on a snapshot; [`mod@diff`], [`fields`], [`entry`]: what that is,
-//!   in words and without secrets. Pure.
-//! - [`keys`]: how API keys are made, and what the caller that sends one may do.
-//! - [`requests`]: what other roles ask an admin for.
+//! - `reading`: the bucket's messages applied in order; `snapshot`: the entries at a revision. `matcher`: matches events
+//!   against a subscription's current filter; `filters`: against the filter that was in force when an event was read.
+//! - [`change`] and `plan`: a requested change, and its effects on a snapshot; [`mod@diff`], [`fields`], [`entry`]: changes and
+//!   entries as text, without secrets. Pure.
+//! - [`keys`]: generates API keys, and decides what the caller that sends one may do.
+//! - [`requests`]: requests of other roles to an admin.
 //! - [`edit`]: makes changes, stamped (`stamp`) and recorded; `start`: where a new subscription begins.
 
 mod apply;
@@ -28,6 +28,7 @@ pub mod nats_url;
 mod orphan;
 mod plan;
 mod reading;
+mod request_changes;
 pub mod requests;
 mod seal;
 mod snapshot;
@@ -35,7 +36,6 @@ mod stamp;
 mod start;
 pub mod statuses;
 pub mod subject_template;
-mod trail;
 mod validate;
 
 pub use catalog::{Catalog, CatalogError, Resealed};

@@ -31,7 +31,7 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// The matcher of a subscription of the catalog; `None` when its uid is none.
+    /// The matcher of a subscription of the catalog; `None` when its uid is invalid.
     pub fn new(subscription: &v1::Subscription, shard: ShardId) -> Option<Self> {
         let start = subscription.starts.get(shard.0 as usize).copied().unwrap_or(1).max(1);
         Some(Self {

@@ -1,15 +1,15 @@
-//! The bucket's messages, taken in order: what they make of the catalog, and whether that is all there was. Pure.
+//! The catalog from the bucket's messages, applied in order, and whether it is complete. Pure.
 //!
 //! An entry is the value of its last *sound* message: one that is sealed as this entry and for the place where it
 //! stands, with a value or with its removal. Any other message on its subject, also a marker of a deletion or a purge
 //! or an earlier value that was published again, was not written there by the mesh, and changes nothing.
 //!
-//! Values of the form before claim no place. They count up to the sequence at which the catalog was resealed, which
+//! Values of the earlier format (`wft1`) claim no place. They count up to the sequence at which the catalog was resealed, which
 //! every value sealed since then contains.
 //!
 //! The bucket keeps a limited number of messages of an entry, so foreign messages can push out the sound ones. Then the
-//! entry's value is lost, and the catalog is not complete. Fewer messages than the bucket keeps have pushed out
-//! nothing: without a sound one the entry has never been there. So a reader that starts late either reaches the same
+//! entry's value is lost, and the catalog is not complete. While an entry has fewer messages than the bucket keeps,
+//! none was evicted: without a sound one the entry has never been there. So a reader that starts late either reaches the same
 //! conclusion as a reader that has seen all messages, or none.
 
 use std::{collections::BTreeMap, sync::Arc};

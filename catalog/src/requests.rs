@@ -1,11 +1,11 @@
-//! Requests that an admin carries out for other roles: those of [`broker`], and pausing a subscription whose receiver has
+//! Requests that an admin carries out for other roles: those of [`admin_requests`], and pausing a subscription whose receiver has
 //! asked for it, which a worker notices.
 
 use async_nats::Message;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use weft_nats::{
-    broker::{self, AskError},
+    admin_requests::{self, AskError},
     subject::{Layout, PAUSE_REQUESTS},
 };
 use weft_proto::ids::SubscriptionUid;
@@ -33,7 +33,7 @@ pub async fn serve(catalog: Catalog, layout: Layout, stop: CancellationToken) {
         let catalog = catalog.clone();
         async move { carry_out(&catalog, &message).await }
     };
-    broker::serve(catalog.requests(), layout, pause, stop).await;
+    admin_requests::serve(catalog.requests(), layout, pause, stop).await;
 }
 
 /// Pauses a subscription that still has the revision by which its receiver was called; otherwise does nothing.

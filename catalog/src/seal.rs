@@ -14,7 +14,7 @@
 //!
 //! Form of a sealed value: `wft2`, the key's id (4 bytes), a random nonce (12 bytes), the claims (40 bytes),
 //! ChaCha20-Poly1305 ciphertext and tag. Nonces may be random: a mesh would have to write some hundred million entries before
-//! two became likely to be alike. The form before, `wft1`, has no claims and authenticates no stamp; it is read where it
+//! two became likely to be alike. The earlier format, `wft1`, has no claims and authenticates no stamp; it is read where it
 //! was written before the catalog was resealed ([`Claims::legacy_through`]).
 
 use std::{fmt, sync::Arc};

@@ -1,4 +1,4 @@
-//! Which event is this? Delivery id, workflow, type and time of a verified request, by the rules of its source.
+//! Identification of an event: delivery id, workflow, type and time of a verified request, by the rules of its source.
 //!
 //! Pure: a request and a time in, an event to be numbered out. It runs after verification, so it is the first to read
 //! the body.

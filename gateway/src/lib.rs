@@ -1,4 +1,4 @@
-//! The gateway: from a sender's request to the log.
+//! The gateway: takes events from senders into the log.
 //!
 //! A request passes [`http::body`], `weft_schemes`, [`identify`], [`schema`] and [`sequencer`] before it is answered;
 //! [`http::webhooks`] calls them in this order. [`http::since`] and [`http::stream`] read. With an API key,

@@ -32,7 +32,7 @@ mod redact;
 pub mod retry;
 
 use keeper::Entry;
-use rate_limiter::{Offer, RateLimiter};
+use rate_limiter::{Offer, RateLimiter, Sender};
 use redact::Secrets;
 
 /// The name under which refused requests to `POST /api/v1/events` are kept. No source can have it.
@@ -108,8 +108,12 @@ impl Inbox {
         let Some(queue) = self.queue.get() else { return dropped("closed") };
         let source = refused.to.name();
         // Nothing in there can panic half-way through a change.
-        let stranger = is_unauthenticated(code).then(|| client.and_then(Client::address));
-        let offer = Offer { source, stranger, bytes: entry::bytes(refused) };
+        let sender = if is_unauthenticated(code) {
+            Sender::Unauthenticated(client.and_then(Client::address))
+        } else {
+            Sender::Authenticated
+        };
+        let offer = Offer { source, sender, bytes: entry::bytes(refused) };
         let granted = self.rate_limiter.lock().take(offer, Instant::now());
         if !granted {
             return dropped("pace");

@@ -1,4 +1,4 @@
-//! Whether an event's data is what its source says it must be, and what becomes of it if not.
+//! Validation of event data by the schemas of its source, and what becomes of an event that fails it.
 //!
 //! The first rule whose pattern takes the event's type counts; types that no rule takes are free. What is judged is the
 //! event's `data`, not the whole body. A repeat is judged as well: one whose schema has become stricter meanwhile is
@@ -71,7 +71,7 @@ impl Schemas {
     ///
     /// # Errors
     ///
-    /// In one line, which is none, and why.
+    /// One line that says which schema is invalid, and why.
     pub fn compile(source: &v1::Source, turns: Turns) -> Result<Self, String> {
         let rules = source.schemas.iter().enumerate();
         let rules =

@@ -13,7 +13,7 @@ use weft_nats::{
     subject::Layout,
     tail::Tails,
 };
-use weft_role::{Streams, readiness, wait_for_log};
+use weft_role::{WhenMissing, readiness, wait_for_log};
 use weft_serve::{Connections, Counters};
 use weft_tls::{BindError, Listener};
 
@@ -220,7 +220,7 @@ impl Opening {
     /// Waits for the log, starts the sequencer on it, and opens both to the routes. Gives up when the gateway closes
     /// first. `stop` ends the sequencer.
     async fn open(self, stop: &CancellationToken, tasks: &TaskTracker) -> Result<(), RunError> {
-        let streams = (Streams::Await, self.folder.clone());
+        let streams = (WhenMissing::Await, self.folder.clone());
         let found = wait_for_log(&self.connection, &self.spec, streams, &self.progress, &self.closing).await?;
         let Some(layout) = found else { return Ok(()) };
         let options = SequencerOptions {

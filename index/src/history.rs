@@ -7,7 +7,7 @@
 //!
 //! - [`status`]: statuses of deliveries, events and dead letters; pure.
 //! - [`stats`]: counts and durations by minute; backlogs.
-//! - `tables`: the rows; `apply`: rows from messages; `copy`: the copies on DLQ; `sweep`: removal of expired rows.
+//! - `tables`: the rows; `apply`: rows from messages; `dead_letter_copy`: the copies on DLQ; `sweep`: removal of expired rows.
 //! - `postings`: the secondary index of events, of the sets in `bits`; `list` and `with_status`: events by filters.
 //! - `queries`: reading, by `events`, `dead_letters`, `lanes`, `replays`, `requests`; `as_of`: how far an answer is.
 //! - `follow`: the tasks that keep it up to date; `change`: the writing thread; `bootstrap`: facts that OUTCOMES no
@@ -32,13 +32,14 @@ use weft_proto::ids::{Run, ShardId, StreamSeq};
 
 use crate::projection::{self, OpenError};
 
+mod adoption_effects;
 mod apply;
 mod as_of;
 mod audit;
 mod bits;
 mod bootstrap;
 mod change;
-mod copy;
+mod dead_letter_copy;
 mod dead_letters;
 mod events;
 mod follow;
@@ -46,7 +47,6 @@ mod identity;
 mod ids;
 mod lanes;
 mod list;
-mod lost;
 mod names;
 mod pauses;
 mod postings;
@@ -63,6 +63,7 @@ mod terms;
 mod tests;
 mod with_status;
 
+pub use adoption_effects::{Lost, Named};
 use apply::StreamKind;
 pub use as_of::AsOf;
 pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage};
@@ -72,7 +73,6 @@ pub use events::{DeliveryHistory, EventHistory};
 pub use ids::{DeadLetterId, DeadLetterPlace, EventRef};
 pub use lanes::{LaneCursor, LaneFilter, LaneHistory, LanePage};
 pub use list::{EventPage, EventQuery, ListedEvent};
-pub use lost::{Lost, Named};
 use names::Subscriptions;
 pub use pauses::Pause;
 pub use receivers::ReceiverHistory;

@@ -19,12 +19,12 @@
 //! - [`rfc3339`]: times as people and senders write them.
 //! - [`cursor`] and [`scan`]: a reader's place in the whole log as opaque text, and the page of events after that
 //!   place.
-//! - [`tags`]: proof that what is said past the log comes from a process of the mesh.
+//! - [`tags`]: proof that a message sent outside the log comes from a process of the mesh.
 //! - [`leases`]: keys that expire.
 //! - [`dead_letter`]: the copies of dead letters on DLQ.
 //! - [`tail`]: the events behind a cursor and those to come.
 //! - [`checkpoints`]: the checkpoints of a shard's owner, found and read.
-//! - [`broker`]: requests that an admin carries out for users that may not do so themselves.
+//! - [`admin_requests`]: requests that an admin carries out for users that may not do so themselves.
 //! - [`commands`]: what operators ask for, and the record of what they have changed.
 //! - [`options`]: the sections `[nats]`, `[log]`, `[dead_letters]`, `[rejected]`, and the typed durations and sizes of all sections.
 //! - [`server`]: nats-server as a supervised child process.
@@ -32,11 +32,10 @@
 //!
 //! This crate knows nothing of HTTP requests, of redb, of the catalog, or of what gateways, workers and admins decide.
 
+pub mod admin_requests;
 mod api_error;
 pub mod append;
 pub mod backoff;
-pub mod broker;
-pub mod changes;
 pub mod checkpoints;
 pub mod clock;
 pub mod commands;
@@ -69,5 +68,6 @@ pub mod tags;
 pub mod tail;
 pub mod user_streams;
 pub mod user_subjects;
+pub mod watch_value;
 
 pub use async_nats;

@@ -1,8 +1,8 @@
-//! Records: what gateways, workers and admins write into the log besides events.
+//! Records: messages of gateways, workers and admins in the log other than events.
 //!
-//! A server cannot keep a client that may create consumers from having stored events delivered to any subject, those of
-//! OUTCOMES and COMMANDS among them, and an event's body is what its sender chose. Such a message keeps the headers that
-//! it was stored with. So a record has a header that no event has, and counts only with it.
+//! A client that may create consumers can make the server deliver stored events to any subject, those of OUTCOMES and
+//! COMMANDS among them, and an event's body is chosen by its sender. Such a message keeps the headers that it was stored
+//! with. So a record has a header that no event has, and counts only with it.
 
 use prost::Message;
 use weft_proto::{

@@ -1,8 +1,8 @@
 //! Tags on messages between processes of a mesh that do not go through the log: proof that the sender has the mesh's
 //! master key.
 //!
-//! A server cannot keep a client that may create consumers from having stored messages delivered to subjects that it may
-//! not publish to. Such a message has no tag, or not the right one.
+//! A client that may create consumers can make the server deliver stored messages to subjects that it may not publish to.
+//! Such a message has no tag, or not the right one.
 
 use std::sync::Arc;
 

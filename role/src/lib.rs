@@ -36,7 +36,7 @@ pub enum RunError {
 
 /// Part of a role in the streams of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Streams {
+pub enum WhenMissing {
     /// Creates those that are missing, as an admin does.
     Create,
     /// Waits until they exist.
@@ -51,7 +51,7 @@ pub enum Streams {
 pub async fn wait_for_log(
     connection: &Connection,
     spec: &LogSpec,
-    (streams, folder): (Streams, PathBuf),
+    (streams, folder): (WhenMissing, PathBuf),
     readiness: &watch::Sender<Option<String>>,
     stop: &CancellationToken,
 ) -> Result<Option<Layout>, EnsureError> {
@@ -63,8 +63,8 @@ pub async fn wait_for_log(
                 connection.connected().await;
             }
             let layout = match streams {
-                Streams::Create => streams::ensure_for(connection, spec, &folders).await,
-                Streams::Await => streams::check_for(connection, spec, &folders).await,
+                WhenMissing::Create => streams::ensure_for(connection, spec, &folders).await,
+                WhenMissing::Await => streams::check_for(connection, spec, &folders).await,
             };
             match layout {
                 Err(EnsureError::Unavailable(reason)) => {

@@ -8,7 +8,7 @@ use tonic_health::{
     ServingStatus, pb,
     server::{HealthReporter, health_reporter},
 };
-use weft_nats::{changes::set_if_changed, connect::Connection};
+use weft_nats::{connect::Connection, watch_value::set_if_changed};
 
 /// Interval of checks of the connection, which reports no changes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);

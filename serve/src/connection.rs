@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
-    Peer, Streams,
+    Peer, RequestLimit,
     connection_limit::{ConnectionPermit, InFlight},
     options::{Options, Timeouts},
     request,
@@ -83,7 +83,7 @@ where
 {
     let begun = Arc::new(RequestCount::default());
     let evicted = permit.evicted();
-    let streams = Streams::default();
+    let streams = RequestLimit::default();
     // Many clients share a proxy's connection.
     if (server.options.exempt)(permit.address()) {
         streams.trust();
@@ -164,7 +164,11 @@ where
 }
 
 /// The request for the routes, if it may reach one.
-fn admit(wire: &Arc<Wire>, streams: &Streams, request: Request<Incoming>) -> Result<Request<Body>, request::Malformed> {
+fn admit(
+    wire: &Arc<Wire>,
+    streams: &RequestLimit,
+    request: Request<Incoming>,
+) -> Result<Request<Body>, request::Malformed> {
     let conflict = wire.next_conflict();
     if let Err(malformed) = request::check(&request, conflict) {
         wire.leave_unread();

@@ -9,7 +9,7 @@
 //! - [`framing`]: the message boundaries of an HTTP/1 connection, as far as those rules need them.
 //! - `transport`: the byte stream below hyper: framing is observed, hyper's own answers are replaced, and a connection
 //!   whose request was not read to its end lingers before it is closed.
-//! - [`streams`]: concurrent requests on a connection without authenticated requests yet.
+//! - [`request_limit`]: concurrent requests on a connection without authenticated requests yet.
 
 mod connection;
 mod connection_limit;
@@ -18,8 +18,8 @@ pub mod framing;
 pub mod network;
 pub mod options;
 pub mod request;
+pub mod request_limit;
 pub mod server;
-pub mod streams;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -28,5 +28,5 @@ pub use connection_limit::Connections;
 pub use network::{Peer, network};
 pub use options::{Counters, Options};
 pub use request::Malformed;
+pub use request_limit::RequestLimit;
 pub use server::serve;
-pub use streams::Streams;

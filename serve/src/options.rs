@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     Connections,
     request::{Answer, plain_text},
-    streams::STREAMS_MAX,
+    request_limit::STREAMS_MAX,
     transport::Linger,
 };
 

@@ -25,7 +25,7 @@ use crate::{
     connection_limit::{ConnectionLimit, ConnectionPermit},
     options::{Counters, Options, Timeouts},
     request::{HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, HEADERS_MAX},
-    streams::STREAMS_MAX,
+    request_limit::STREAMS_MAX,
 };
 
 /// Streams that a client may have opened and reset before they were processed; a client with more is disconnected.
@@ -42,7 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Serves until `drain`; then accepts no more, lets the requests in flight end, and returns. Each request has its
-/// [`Peer`](crate::Peer) and its connection's [`Streams`](crate::Streams) among its extensions.
+/// [`Peer`](crate::Peer) and its connection's [`RequestLimit`](crate::RequestLimit) among its extensions.
 pub async fn serve(listener: Listener, router: Router, options: Options, drain: CancellationToken) {
     serve_with(Timeouts::default(), listener, router, options, drain).await;
 }

@@ -4,8 +4,7 @@
 //! - [`up`] and [`role`]: the processes; [`roles`] starts and drains, [`health_http`] serves health and metrics, [`apply`] writes the
 //!   file's sources and subscriptions into the catalog, [`data`] is the folder,
 //!   [`deliveries`] connects the admin's test deliveries with the worker's code.
-//! - [`command`]: `weft event`, `weft dlq`, `weft source`, `weft subscription`, `weft key`, `weft apply`, `weft sign`,
-//!   `weft listen`.
+//! - [`command`]: the operator's commands, one file or folder each.
 //! - [`sender`] and [`receiver`]: both ends of a mesh, for commands, proofs and tests.
 //! - [`demo`]: a [`mesh`] of real [`process`]es, and the proof of its promises.
 //!

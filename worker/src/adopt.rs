@@ -12,9 +12,9 @@ use weft_proto::{
 
 use crate::{
     driver::{DriverError, append_until_stored},
-    identity,
     ledger::{RecoveryError, tables::Positions},
     log::{Bounds, Log},
+    stream_identity,
 };
 
 /// Bounds of one read.
@@ -65,7 +65,7 @@ impl AdoptionFinder {
 
 /// The sequence to start from: after the commands that are carried out, if those are known.
 async fn first(log: &Log, positions: &Positions) -> Result<StreamSeq, RecoveryError> {
-    Ok(if identity::commands_are_known(log, positions).await? {
+    Ok(if stream_identity::commands_are_known(log, positions).await? {
         StreamSeq(positions.commands + 1)
     } else {
         StreamSeq(1)
@@ -86,8 +86,8 @@ impl Adoption {
             && wanted.commands_before.as_ref() == Some(&positions.commands_position());
         let (Some(events), Some(commands)) = (&wanted.events_after, &wanted.commands_after) else { return Ok(None) };
         let holds = is_here
-            && identity::holds(log, log.layout.events_stream(log.shard), events).await?
-            && identity::holds(log, log.layout.commands_stream(log.shard), commands).await?;
+            && stream_identity::holds(log, log.layout.events_stream(log.shard), events).await?
+            && stream_identity::holds(log, log.layout.commands_stream(log.shard), commands).await?;
         if !holds {
             tracing::warn!(shard = %log.shard, command = seq.0, "ignored an adoption that names other positions than the shard's");
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Through: the way of an event from the log to its receivers.
+//! The worker: delivers events from the log to receivers.
 //!
 //! ordered reader → match ([`matching`]) → lanes ([`lane`], pure) → destination ([`destination`]) → commit on OUTCOMES →
 //! ledger ([`ledger`]). Only the driver ([`driver`]) waits. This crate and the gateways share nothing but the log.
@@ -9,7 +9,6 @@ mod adopt;
 pub mod builder;
 pub mod destination;
 pub mod driver;
-mod identity;
 pub mod lane;
 pub mod ledger;
 mod log;
@@ -21,6 +20,7 @@ pub mod ownership;
 mod readiness;
 pub mod service;
 mod shares;
+mod stream_identity;
 #[cfg(feature = "testing")]
 pub mod testing;
 

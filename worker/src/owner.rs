@@ -10,7 +10,6 @@ use weft_proto::ids::ShardId;
 use crate::{
     adopt::{self, AdoptionFinder},
     driver::{Context, Driver, DriverError},
-    identity::{self, Comparison, Difference, Known},
     ledger::{self, Recovered, RecoveryError, tables::Positions},
     log::Log,
     ownership::{
@@ -20,6 +19,7 @@ use crate::{
     },
     readiness::Readiness,
     shares::{Share, Shares},
+    stream_identity::{self, Comparison, Difference, Known},
 };
 
 /// Pause after a transient failure.
@@ -141,7 +141,7 @@ impl Owner {
         loop {
             self.readiness.set(self.shard, Some("reading its outcomes".into()));
             let mut recovered = ledger::recover(connection, *layout, self.shard, &self.file).await?;
-            let difference = match identity::compare(&log, &recovered.positions).await? {
+            let difference = match stream_identity::compare(&log, &recovered.positions).await? {
                 Comparison::Same(known) => return Ok(Some((recovered, known))),
                 Comparison::Differs(difference) => difference,
             };
@@ -195,7 +195,7 @@ impl Stopped<'_> {
             }
             self.report(&difference, is_certain);
             tokio::time::sleep(STOPPED_LOOK).await;
-            match identity::compare(self.log, &self.positions).await {
+            match stream_identity::compare(self.log, &self.positions).await {
                 Ok(Comparison::Same(_)) => return Ok(true),
                 Ok(Comparison::Differs(now)) => difference = now,
                 Err(error) => {

@@ -14,7 +14,7 @@
 //! | `worker.<id>` | [`Presence`] as JSON | as long as a lease |
 //!
 //! A worker's id is stored in its data folder, so a copy of the folder makes two processes with one id. The incarnation
-//! distinguishes them, and only the process that holds the id's presence key owns shards ([`identity`]: pure).
+//! distinguishes them, and only the process that holds the id's presence key owns shards ([`sole_process`]: pure).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,10 +28,10 @@ use weft_proto::ids::ShardId;
 
 pub mod assignment;
 mod bucket;
-pub mod identity;
 mod lease;
 pub mod membership;
 pub mod rendezvous;
+pub mod sole_process;
 
 pub use bucket::Bucket;
 pub use lease::{Lease, LeaseGuard, Leases};

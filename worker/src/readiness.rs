@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use weft_nats::{changes::set_if_changed, subject::Layout};
+use weft_nats::{subject::Layout, watch_value::set_if_changed};
 use weft_proto::ids::ShardId;
 
 /// Shards that the text lists.

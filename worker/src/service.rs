@@ -15,7 +15,7 @@ use weft_nats::{
     connect::Connection,
     streams::{self, LogSpec, Used},
 };
-use weft_role::{Streams, wait_for_log};
+use weft_role::{WhenMissing, wait_for_log};
 
 use crate::{
     destination::{Destination, Destinations, clients::HttpClients},
@@ -120,7 +120,7 @@ impl Worker {
             worker_id(&folder).map_err(|error| RunError::Folder(format!("{}: {error}", folder.display()).into()))?;
         let connection = catalog.connection().clone();
         readiness.send_replace(Some("nats: not connected".into()));
-        let streams = (Streams::Await, folder.clone());
+        let streams = (WhenMissing::Await, folder.clone());
         let Some(layout) = wait_for_log(&connection, &spec, streams, &readiness, &drain).await? else { return Ok(()) };
         let end = CancellationToken::new();
         let _end = end.clone().drop_guard();

@@ -35,7 +35,7 @@ use weft_proto::{
     },
 };
 use weft_role::{
-    Streams,
+    WhenMissing,
     readiness::{self, Health},
     wait_for_log,
 };
@@ -298,7 +298,7 @@ impl Opening<'_> {
     async fn open(self, stop: &CancellationToken, tasks: &TaskTracker) -> Result<(), RunError> {
         let Self { catalog, watched, spec, folder, state, progress, published, conditions } = self;
         let connection = catalog.connection().clone();
-        let streams = (Streams::Create, folder.clone());
+        let streams = (WhenMissing::Create, folder.clone());
         let found = wait_for_log(&connection, spec, streams, &progress, state.draining()).await?;
         let Some(layout) = found else { return Ok(()) };
         let (retained, measured) = (watched.clone(), folder.clone());

@@ -28,9 +28,9 @@ use super::{Catalog, CatalogError, READ_BYTES, READ_MESSAGES, READ_PATIENCE};
 use crate::{
     bucket::{created_ns, prefix, stream},
     reading::Reading,
+    request_changes::RequestChanges,
     snapshot::Snapshot,
     stamp::{REQUEST_ID, text},
-    trail::Trail,
 };
 
 /// The pause before a replica is asked again that had less than the leader says there is.
@@ -60,11 +60,11 @@ pub(super) struct Kept {
 }
 
 impl Scanned {
-    fn apply(&mut self, message: &Stored, trail: Option<&mut Trail<'_>>) {
+    fn apply(&mut self, message: &Stored, changes: Option<&mut RequestChanges<'_>>) {
         self.position.advance(message);
         self.requests.extend(text(&message.headers, REQUEST_ID).as_deref().map(hash));
-        match trail {
-            Some(trail) => trail.apply(&mut self.reading, message),
+        match changes {
+            Some(changes) => changes.apply(&mut self.reading, message),
             None => {
                 self.reading.apply(message);
             }
@@ -73,10 +73,10 @@ impl Scanned {
 }
 
 impl Kept {
-    /// Whether it may be continued, and lacks nothing that was written by the request of the trail.
-    fn is_continuable(&self, epoch: Epoch, trail: Option<&Trail<'_>>) -> bool {
-        let has_written = |trail: &Trail<'_>| self.scanned.requests.contains(&hash(trail.request_id()));
-        self.epoch == epoch && self.begun.elapsed() < KEPT_MAX && !trail.is_some_and(has_written)
+    /// Whether it may be continued, and lacks nothing that was written by the request of the changes.
+    fn is_continuable(&self, epoch: Epoch, changes: Option<&RequestChanges<'_>>) -> bool {
+        let has_written = |changes: &RequestChanges<'_>| self.scanned.requests.contains(&hash(changes.request_id()));
+        self.epoch == epoch && self.begun.elapsed() < KEPT_MAX && !changes.is_some_and(has_written)
     }
 }
 
@@ -112,27 +112,27 @@ impl Catalog {
     }
 
     /// As [`present`](Self::present), and what of it was written by one request.
-    pub(crate) async fn present_with_trail(
+    pub(crate) async fn present_with_changes(
         &self,
         request_id: &str,
     ) -> Result<(Arc<Snapshot>, Vec<CatalogChange>), CatalogError> {
-        let mut trail = Trail::new(request_id);
-        let snapshot = self.read_on(Some(&mut trail)).await?;
-        Ok((snapshot, trail.written))
+        let mut changes = RequestChanges::new(request_id);
+        let snapshot = self.read_on(Some(&mut changes)).await?;
+        Ok((snapshot, changes.written))
     }
 
-    async fn read_on(&self, mut trail: Option<&mut Trail<'_>>) -> Result<Arc<Snapshot>, CatalogError> {
+    async fn read_on(&self, mut changes: Option<&mut RequestChanges<'_>>) -> Result<Arc<Snapshot>, CatalogError> {
         let mut slot = self.kept.lock().await;
         let epoch = self.connection.epoch();
         // A reading that breaks off is not continued.
-        let kept = slot.take().filter(|kept| kept.is_continuable(epoch, trail.as_deref()));
+        let kept = slot.take().filter(|kept| kept.is_continuable(epoch, changes.as_deref()));
         let continued = match kept {
-            Some(kept) => self.continued(kept, trail.as_deref_mut()).await?,
+            Some(kept) => self.continued(kept, changes.as_deref_mut()).await?,
             None => None,
         };
         let kept = match continued {
             Some(kept) => kept,
-            None => Kept { begun: Instant::now(), scanned: self.scan(trail).await?, epoch },
+            None => Kept { begun: Instant::now(), scanned: self.scan(changes).await?, epoch },
         };
         let snapshot = Arc::clone(&kept.scanned.reading.snapshot);
         *slot = Some(kept).filter(|_| snapshot.complete);
@@ -140,7 +140,11 @@ impl Catalog {
     }
 
     /// Continues a reading up to where the leader says that the bucket ends; `None`: it must be read from its beginning.
-    async fn continued(&self, mut kept: Kept, trail: Option<&mut Trail<'_>>) -> Result<Option<Kept>, CatalogError> {
+    async fn continued(
+        &self,
+        mut kept: Kept,
+        changes: Option<&mut RequestChanges<'_>>,
+    ) -> Result<Option<Kept>, CatalogError> {
         let deadline = Instant::now() + READ_PATIENCE;
         let view = self.leader(&stream(), deadline).await?;
         let Scanned { reading, position, removed, .. } = &kept.scanned;
@@ -148,16 +152,16 @@ impl Catalog {
         if !is_same || view.state.last < position.cursor {
             return Ok(None);
         }
-        self.scan_through(&mut kept.scanned, &view.state, deadline, trail).await?;
+        self.scan_through(&mut kept.scanned, &view.state, deadline, changes).await?;
         self.legacy_end.learn(&kept.scanned.reading);
         Ok(Some(kept).filter(|kept| !kept.scanned.reading.is_outdated()))
     }
 
     /// Reads the bucket up to where the leader says that it ends.
-    pub(super) async fn scan(&self, mut trail: Option<&mut Trail<'_>>) -> Result<Scanned, CatalogError> {
+    pub(super) async fn scan(&self, mut changes: Option<&mut RequestChanges<'_>>) -> Result<Scanned, CatalogError> {
         loop {
-            if let Some(trail) = trail.as_deref_mut() {
-                trail.written.clear();
+            if let Some(changes) = changes.as_deref_mut() {
+                changes.written.clear();
             }
             let deadline = Instant::now() + READ_PATIENCE;
             let view = self.leader(&stream(), deadline).await?;
@@ -170,7 +174,7 @@ impl Catalog {
                 requests: HashSet::new(),
                 removed,
             };
-            self.scan_through(&mut scanned, &state, deadline, trail.as_deref_mut()).await?;
+            self.scan_through(&mut scanned, &state, deadline, changes.as_deref_mut()).await?;
             self.legacy_end.learn(&scanned.reading);
             // Once: what was learned holds from the start of the next reading.
             if !scanned.reading.is_outdated() {
@@ -185,7 +189,7 @@ impl Catalog {
         scanned: &mut Scanned,
         state: &StreamState,
         deadline: Instant,
-        mut trail: Option<&mut Trail<'_>>,
+        mut changes: Option<&mut RequestChanges<'_>>,
     ) -> Result<(), CatalogError> {
         let unavailable = |error: &dyn std::fmt::Display| CatalogError::Unavailable(error.to_string());
         let stream = stream();
@@ -214,7 +218,7 @@ impl Catalog {
             end = end.max(last.seq);
             self.reached().note(last.seq);
             for message in &messages {
-                scanned.apply(message, trail.as_deref_mut());
+                scanned.apply(message, changes.as_deref_mut());
             }
         }
         let position = CatalogPosition { created_ns: created_ns(state), sequence: end.0 };

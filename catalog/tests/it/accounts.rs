@@ -165,7 +165,7 @@ async fn the_tail_user_reads_events_and_changes_nothing() {
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     let filter_subject = "events.a".to_owned();
     let pull = consumer::pull::OrderedConfig { filter_subject: filter_subject.clone(), ..Default::default() };
-    // The admin's broker may not have subscribed yet.
+    // The admin may not have subscribed yet.
     let answers = async || stream.create_consumer(pull.clone()).await.is_ok();
     assert!(eventually(PATIENCE, answers).await);
     let pulled = stream.create_consumer(pull).await.unwrap().messages().await.unwrap();

@@ -107,7 +107,7 @@ impl Log {
         fill(&[&connect(&server.users().gateway).await, &connect(&server.users().worker).await, &admin], &catalog)
             .await;
         tokio::spawn(requests::serve(catalog.clone(), Layout::new(1), stop.clone()));
-        // Subscribers' requests have no responder before the broker has subscribed. It refuses this one.
+        // Subscribers' requests have no responder before an admin has subscribed. It refuses this one.
         let tail = connect(&server.users().tail).await;
         let subject = tail.api_subject("CONSUMER.CREATE.EVENTS.none");
         let is_answered = async || tail.client().request(subject.clone(), "{}".into()).await.is_ok();
@@ -352,7 +352,7 @@ async fn a_subscriber_reads_by_the_context_file_alone() {
     for jetstream in [jetstream::new(client.clone()), jetstream::with_prefix(client, "weft.API")] {
         let stream = jetstream.get_stream("EVENTS").await.unwrap();
         let pull = jetstream::consumer::pull::OrderedConfig { filter_subject: "events.a".into(), ..Default::default() };
-        // The admin's broker may not have subscribed yet.
+        // The admin may not have subscribed yet.
         let answers = async || stream.create_consumer(pull.clone()).await.is_ok();
         assert!(weft_testkit::eventually(PATIENCE, answers).await);
         let events = stream.create_consumer(pull).await.unwrap().messages().await.unwrap();

@@ -9,7 +9,7 @@ const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// How a caller stands with one limit.
+/// State of one limit of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LimitState {
     /// Requests that may come at once.

@@ -6,8 +6,8 @@
 //! - *Per source*: verified webhooks. Unverified requests do not count here, so they cannot use up a source's limit.
 //! - *Per key*: requests with an API key; a stream is one. The bootstrap key is the operator's own and has no limit.
 //!
-//! [`around`] all routes the address is checked, and how its client stands is written into every answer. Routes count the
-//! rest as soon as they know who asks: [`Admission::source`], [`Admission::key`].
+//! [`around`] wraps all routes: it checks the address and writes the state of the client's limits into each answer. Routes
+//! count per source and per key as soon as they know who asks: [`Admission::source`], [`Admission::key`].
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tonic::Status;
 use weft_catalog::keys::Grant;
-use weft_serve::{Malformed, Streams, network};
+use weft_serve::{Malformed, RequestLimit, network};
 
 use crate::{
     budget::{Budget, Share},
@@ -33,18 +33,18 @@ use crate::{
 };
 
 mod client;
-mod crowd;
 mod limit_state;
 mod limiter;
+mod proxy_suspicion;
 mod rate;
 #[cfg(test)]
 mod tests;
 mod two_generation_map;
 
 pub use client::TrustedProxies;
-use crowd::Crowd;
 use limit_state::LimitState;
 use limiter::{Exceeded, Limiter};
+use proxy_suspicion::ProxySuspicion;
 pub use rate::{Period, Rate};
 pub use weft_serve::Peer;
 
@@ -58,7 +58,7 @@ const HEADER_BYTES: usize = 128;
 pub struct Admission {
     proxies: TrustedProxies,
     /// Where no proxies are trusted.
-    crowd: Option<Crowd>,
+    proxy_suspicion: Option<ProxySuspicion>,
     /// Memory limit of requests; `None`: unlimited.
     budget: Option<Budget>,
     per_ip: Option<Limiter<IpAddr>>,
@@ -76,7 +76,7 @@ pub struct Client {
     /// Its address has had too many requests refused.
     over_limit: bool,
     share: Option<Arc<Share>>,
-    streams: Option<Streams>,
+    streams: Option<RequestLimit>,
     limit_state: Arc<Mutex<Option<LimitState>>>,
 }
 
@@ -84,7 +84,7 @@ impl Admission {
     /// Nothing has been counted yet.
     pub fn new(limits: &RateLimits, proxies: TrustedProxies) -> Self {
         Self {
-            crowd: proxies.is_empty().then(Crowd::default),
+            proxy_suspicion: proxies.is_empty().then(ProxySuspicion::default),
             proxies,
             budget: None,
             per_ip: Limiter::new(limits.per_ip),
@@ -248,12 +248,12 @@ pub fn around(routes: Router, admission: Arc<Admission>) -> Router {
 
 async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
     let mut client = admission.client(&request);
-    if let (Some(crowd), Some(address)) = (&admission.crowd, client.address) {
-        crowd.note(address);
+    if let (Some(suspicion), Some(address)) = (&admission.proxy_suspicion, client.address) {
+        suspicion.note(address);
     }
     let over_limit = admission.check_address(&client).err();
     client.over_limit = over_limit.is_some();
-    client.streams = request.extensions().get::<Streams>().cloned();
+    client.streams = request.extensions().get::<RequestLimit>().cloned();
     let in_grpc = speaks_grpc(request.headers());
     let mut response = match admission.open(&client, &request) {
         Ok(share) => {

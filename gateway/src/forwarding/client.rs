@@ -1,4 +1,4 @@
-//! The client side: forwards events to the leader, passes its replies to the senders, and queues events locally if it
+//! The client side: forwards events to the appender, passes its replies to the senders, and queues events locally if it
 //! does not answer.
 
 use std::collections::{HashMap, VecDeque};
@@ -14,7 +14,7 @@ use weft_proto::v1;
 use weft_role::sleep_until;
 
 use super::{
-    AppendNotice, EventBatch, ForwardingState, Leader, Name,
+    AppendNotice, Appender, EventBatch, ForwardingState, Name,
     election::{Suspicion, SuspicionReason},
     in_flight::{InFlightRequests, SILENCE_MAX},
     notify,
@@ -59,11 +59,11 @@ pub(super) struct ForwardClient {
 #[derive(Debug)]
 struct LateReply {
     since: Instant,
-    events: Vec<(Told, oneshot::Sender<Answer>)>,
+    events: Vec<(ReceiptParts, oneshot::Sender<Answer>)>,
 }
 
 /// Input of a receipt besides the reply.
-type Told = (weft_proto::ids::EventId, weft_proto::ids::WorkflowId);
+type ReceiptParts = (weft_proto::ids::EventId, weft_proto::ids::WorkflowId);
 
 impl ForwardClient {
     pub fn new(
@@ -116,9 +116,9 @@ impl ForwardClient {
     /// Sends waiting events, as far as requests are available.
     async fn send(&mut self) {
         while !self.waiting.is_empty() && self.in_flight.has_room() && self.group_waits_until().is_none() {
-            let to = match self.shared.leader() {
-                Leader::Remote(holder) if self.in_flight.to().is_none_or(|to| *to == holder) => holder,
-                // No leader, or the previous one has not answered yet.
+            let to = match self.shared.appender() {
+                Appender::Remote(holder) if self.in_flight.to().is_none_or(|to| *to == holder) => holder,
+                // No appender, or the previous one has not answered yet.
                 _ => return self.take_back_waiting(),
             };
             self.group_commit.started(self.waiting_events(), Instant::now());
@@ -259,7 +259,7 @@ impl ForwardClient {
                     let _ = sender.send(reconcile(here, there).await);
                 });
                 events.push((told, tell_there));
-                // The leader may have appended it.
+                // The appender may have appended it.
                 self.append_here(submission, SubmitError::Unavailable);
             }
             if reason != SuspicionReason::Gone {

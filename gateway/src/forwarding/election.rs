@@ -1,5 +1,5 @@
-//! Leader election: claims a free lease, renews it while events arrive, follows another holder, and releases it on
-//! drain.
+//! Election of the preferred appender: claims a free lease, renews it while events arrive, follows another holder, and
+//! releases it when the gateway drains.
 //!
 //! The lease is checked only while events arrive: an idle gateway lets its lease expire. A lease is claimed only if it
 //! has expired, was released, or if the server no longer knows its holder.
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use weft_role::sleep_until;
 
 use super::{
-    ForwardingState, Leader, Name,
+    Appender, ForwardingState, Name,
     lease::{LeaseHint, LeaseKey, TTL},
 };
 
@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Reads per check: after a lost claim the second one finds the winner.
 const READS_MAX: usize = 2;
 
-/// A suspicion about the leader.
+/// A suspicion about the appender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Suspicion {
     pub holder: Name,
@@ -33,7 +33,7 @@ pub(super) struct Suspicion {
 pub(super) enum SuspicionReason {
     /// The server has no subscriber for its requests.
     Gone,
-    /// It has refused a request: it is draining, or not the leader.
+    /// It has refused a request: it is draining, or not the appender.
     Refused,
     /// No sign of life for too long.
     Silent,
@@ -46,7 +46,7 @@ enum Step {
         expected: u64,
     },
     LogTracker(Name),
-    /// No leader: the holder did not answer, and has not renewed its lease since.
+    /// No appender: the holder did not answer, and has not renewed its lease since.
     Contend,
 }
 
@@ -65,7 +65,7 @@ fn next(hint: &LeaseHint, me: &Name, suspected: Option<&(Suspicion, u64)>) -> St
     }
 }
 
-/// Maintains the leader of one shard.
+/// Maintains the appender of one shard.
 #[derive(Debug)]
 pub(super) struct Election {
     shared: ForwardingState,
@@ -99,12 +99,12 @@ impl Election {
                 Some(suspicion) = self.suspicions.recv() => {
                     let looks = suspicion.reason != SuspicionReason::Silent;
                     self.suspected = Some((suspicion, self.revision));
-                    // A silent leader gets time to renew its lease.
+                    // A silent appender gets time to renew its lease.
                     if looks { self.look().await }
                 }
                 () = sleep_until(self.claimed_until) => {
                     self.claimed_until = None;
-                    self.shared.set_leader(Leader::None);
+                    self.shared.set_appender(Appender::None);
                 }
                 () = work => self.look().await,
             }
@@ -116,7 +116,7 @@ impl Election {
         if let Err(problem) = self.try_look().await {
             tracing::debug!(shard = self.shared.shard.0, problem, "forwarding appender is not known");
             self.claimed_until = None;
-            self.shared.set_leader(Leader::None);
+            self.shared.set_appender(Appender::None);
         }
     }
 
@@ -133,7 +133,7 @@ impl Election {
             self.revision = hint.revision;
             match next(&hint, &me, self.suspected.as_ref()) {
                 Step::LogTracker(holder) => {
-                    self.shared.set_leader(Leader::Remote(holder));
+                    self.shared.set_appender(Appender::Remote(holder));
                     return Ok(());
                 }
                 Step::Contend => break,
@@ -143,25 +143,25 @@ impl Election {
                         self.revision = revision;
                         self.suspected = None;
                         self.claimed_until = Some(claimed_at + TTL * 2 / 3);
-                        self.shared.set_leader(Leader::Local);
+                        self.shared.set_appender(Appender::Local);
                         return Ok(());
                     }
                 }
             }
         }
-        self.shared.set_leader(Leader::None);
+        self.shared.set_appender(Appender::None);
         Ok(())
     }
 
     async fn hand_over(self) {
-        self.shared.set_leader(Leader::None);
+        self.shared.set_appender(Appender::None);
         if self.claimed_until.is_some()
             && let Err(problem) = self.hints.release(self.revision).await
         {
             tracing::debug!(
                 shard = self.shared.shard.0,
                 problem,
-                "the lease of the forwarding leader was not released and will expire"
+                "the lease of the forwarding appender was not released and will expire"
             );
         }
     }

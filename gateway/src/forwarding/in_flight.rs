@@ -1,7 +1,7 @@
-//! Requests to the leader that are under way, and its liveness. Pure.
+//! Requests to the appender that are under way, and its liveness. Pure.
 //!
-//! The leader counts as silent when nothing arrived from it for [`SILENCE_MAX`] while a request was under way. A long
-//! request does not count: the leader reports that it is working. An overloaded leader, or one with a slow disk,
+//! The appender counts as silent when nothing arrived from it for [`SILENCE_MAX`] while a request was under way. A long
+//! request does not count: the appender reports that it is working. An overloaded appender, or one with a slow disk,
 //! therefore keeps its lease, and a dead one costs this time once and not per request.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Name;
 use crate::sequencer::submission::Submission;
 
-/// Time without a sign of life after which the leader is abandoned: ten times a group commit, and short compared with a
+/// Time without a sign of life after which the appender is abandoned: ten times a group commit, and short compared with a
 /// sender's patience.
 pub(super) const SILENCE_MAX: Duration = Duration::from_millis(50);
 /// Requests under way at a time: one being appended, one waiting for the next append, and one in transit each way. More
@@ -73,7 +73,7 @@ impl InFlightRequests {
         Some((submissions, now.saturating_duration_since(sent_at)))
     }
 
-    /// Time at which the leader counts as silent.
+    /// Time at which the appender counts as silent.
     pub fn silent_at(&self) -> Option<Instant> {
         let oldest = self.requests.first_key_value()?.1.sent_at;
         let since = self.heard_at.map_or(oldest, |heard| heard.max(oldest));

@@ -1,4 +1,4 @@
-//! The lease of a shard: a key in the lease bucket that names the leader. It is a hint: correctness does not depend on
+//! The lease of a shard: a key in the lease bucket that names the appender. It is a hint: correctness does not depend on
 //! it.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use weft_nats::{
 
 use super::Name;
 
-/// Lifetime of a lease without renewal. While a suspended leader is named, the other gateways contend. The server
+/// Lifetime of a lease without renewal. While a suspended appender is named, the other gateways contend. The server
 /// counts whole seconds, and removes a key up to one and a half late.
 pub(super) const TTL: Duration = Duration::from_secs(5);
 /// Longest wait for an answer: the next check comes soon.
@@ -22,7 +22,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// The content of the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LeaseHint {
-    /// `None`: no leader.
+    /// `None`: no appender.
     pub holder: Option<Name>,
     /// Revision of the newest message of the key, also of a deletion; 0 without one.
     pub revision: u64,

@@ -1,22 +1,22 @@
-//! Forwarding: of several gateways one, the *leader* of a shard, appends for all.
+//! Forwarding: of several gateways one, the *preferred appender* of a shard, appends for all.
 //!
 //! Several gateways may append to a shard, but a gateway that loses the comparison must read on and decide again. So the
-//! others forward their events to the leader, many in a request, and the leader queues them with its own. The leader is named
-//! by a key in the lease bucket. The key is a hint: with two leaders, or none, each append is still compared.
+//! others forward their events to the appender, many in a request, and the appender queues them with its own. The appender is named
+//! by a key in the lease bucket. The key is a hint: with two appenders, or none, each append is still compared.
 //!
 //! ```text
-//! submit ─ Leader::Local, None ─▶ local queue ◀──── server ◀── requests of others
-//!        └ Leader::Remote ─▶ client ═ request ═▶ its server    │
+//! submit ─ Appender::Local, None ─▶ local queue ◀──── server ◀── requests of others
+//!        └ Appender::Remote ─▶ client ═ request ═▶ its server    │
 //!                     │    ▲ ═══ replies ═════╝                ▼
 //!                     └ silent, gone: local queue         replies to them
 //! election: claims, renews, follows and releases the key
 //! ```
 //!
 //! - `election`, `lease`: who leads. The key is checked once a second while events arrive; a single gateway pays no more.
-//! - `client`, `in_flight`: requests to the leader; `server`: requests of other gateways; `wire`: their encoding.
+//! - `client`, `in_flight`: requests to the appender; `server`: requests of other gateways; `wire`: their encoding.
 //! - `notify`: append notices to forwarding gateways, so that they need not read the log.
-//! - `reconcile`: the answer to an event that was forwarded to a leader without a sign of life for 50 ms, and then also
-//!   queued locally. The event id makes one event of both; a late "accepted" of the leader still reaches the sender.
+//! - `reconcile`: the answer to an event that was forwarded to an appender without a sign of life for 50 ms, and then also
+//!   queued locally. The event id makes one event of both; a late "accepted" of the appender still reaches the sender.
 //!
 //! Requests and replies carry a MAC under a key that only gateways of the mesh have. Any NATS user allowed to create consumers
 //! can have a stored message, with a body chosen by its sender, delivered to an arbitrary subject: without the MAC it could be
@@ -26,7 +26,7 @@
 //! Single events that are submitted concurrently may be appended in any order. Members of a chain (`sequencer::chain`) keep
 //! theirs:
 //!
-//! - A batch is forwarded completely, in one request, and is a chain at the leader, or it is queued locally. If a forwarded
+//! - A batch is forwarded completely, in one request, and is a chain at the appender, or it is queued locally. If a forwarded
 //!   batch is also queued locally, a prefix of each copy is accepted, and each copy recognises what the other appended: what is
 //!   accepted of both is a prefix.
 //! - Events of a stream are never forwarded: later members are not known yet, and one session must append them all.
@@ -43,10 +43,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_index::projection::OpenError;
 use weft_nats::{
     async_nats::{HeaderMap, Message, Subject},
-    changes::set_if_changed,
     connect::Connection,
     subject::Layout,
     tags::{TAG_TEXT_BYTES, Tags},
+    watch_value::set_if_changed,
 };
 use weft_proto::ids::ShardId;
 
@@ -91,7 +91,7 @@ const SUSPICIONS_MAX: usize = 8;
 
 /// The gateway that appends, as far as this one knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Leader {
+enum Appender {
     /// Each gateway for itself.
     None,
     /// This gateway.
@@ -108,7 +108,7 @@ struct ForwardingState {
     connection: Connection,
     me: Name,
     tags: Tags,
-    leader: watch::Sender<Leader>,
+    appender: watch::Sender<Appender>,
     work: ActivitySignal,
 }
 
@@ -175,9 +175,9 @@ async fn start_shard(
     let requests = client.subscribe(layout.forward_subject(shard, &me)).await.ok()?;
     let answers = client.subscribe(layout.forward_answer_subject(shard, &me, '*')).await.ok()?;
     let hints = LeaseKey::new(connection.clone(), layout.appender_key(shard), me.clone());
-    let leader = watch::Sender::new(Leader::None);
+    let appender = watch::Sender::new(Appender::None);
     let tags = own.master_key.tags(TAGGED);
-    let shared = ForwardingState { shard, layout, connection, me, tags, leader, work: ActivitySignal::default() };
+    let shared = ForwardingState { shard, layout, connection, me, tags, appender, work: ActivitySignal::default() };
     let (queue, queued) = mpsc::channel(own.events_max);
     let (suspicions, suspected) = mpsc::channel(SUSPICIONS_MAX);
 
@@ -208,18 +208,18 @@ async fn start_shard(
 impl RemoteQueue for Remote {
     fn route(&self) -> Option<&mpsc::Sender<EventBatch>> {
         self.shared.work.note();
-        matches!(*self.shared.leader.borrow(), Leader::Remote(_)).then_some(&self.queue)
+        matches!(*self.shared.appender.borrow(), Appender::Remote(_)).then_some(&self.queue)
     }
 }
 
 impl ForwardingState {
-    fn leader(&self) -> Leader {
-        self.leader.borrow().clone()
+    fn appender(&self) -> Appender {
+        self.appender.borrow().clone()
     }
 
-    fn set_leader(&self, leader: Leader) {
-        if set_if_changed(&self.leader, leader.clone()) {
-            tracing::debug!(shard = self.shard.0, ?leader, "forwarding appender");
+    fn set_appender(&self, appender: Appender) {
+        if set_if_changed(&self.appender, appender.clone()) {
+            tracing::debug!(shard = self.shard.0, ?appender, "forwarding appender");
         }
     }
 
@@ -254,10 +254,10 @@ impl ForwardingState {
 
     /// Stops forwarding to `holder`.
     fn suspect(&self, holder: &Name) {
-        self.leader.send_if_modified(|now| {
-            let followed = matches!(now, Leader::Remote(followed) if followed == holder);
+        self.appender.send_if_modified(|now| {
+            let followed = matches!(now, Appender::Remote(followed) if followed == holder);
             if followed {
-                *now = Leader::None;
+                *now = Appender::None;
             }
             followed
         });

@@ -1,4 +1,4 @@
-//! Append notices: the leader sends forwarding gateways what it has appended, so that they need not read the log.
+//! Append notices: the appender sends forwarding gateways what it has appended, so that they need not read the log.
 //!
 //! Reading an event costs the reader and the server as much as appending it; a notice takes some dozen bytes per event,
 //! many events in a message. Notices are best effort: a gateway that misses one reads the log.

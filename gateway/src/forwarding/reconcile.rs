@@ -1,8 +1,8 @@
-//! Reconciles the answers to an event that was forwarded to a leader that then fell silent, and was queued locally as
+//! Reconciles the answers to an event that was forwarded to an appender that then fell silent, and was queued locally as
 //! well.
 //!
-//! A local "duplicate" may mean the copy that the leader appended. Then this sender was the first, which only the
-//! leader knows, so its late reply is awaited. At most one of the two says "new": both compare before they append.
+//! A local "duplicate" may mean the copy that the appender appended. Then this sender was the first, which only the
+//! appender knows, so its late reply is awaited. At most one of the two says "new": both compare before they append.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::sequencer::{SubmitError, submission::Answer};
 
-/// Longest wait for the late reply once the event is known to be in the log: longer than a busy leader takes, and far
+/// Longest wait for the late reply once the event is known to be in the log: longer than a busy appender takes, and far
 /// less than a sender waits. Without the reply the sender is answered "duplicate", which is correct for any sender.
 pub(crate) const LATE_MAX: Duration = Duration::from_secs(1);
 
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(reconciled(None, Some(receipt(false)), true).await, receipt(false));
     }
 
-    /// A leader that is gone costs at most [`LATE_MAX`].
+    /// An appender that is gone costs at most [`LATE_MAX`].
     #[tokio::test(start_paused = true)]
     async fn a_silent_gateway_is_not_waited_for_long() {
         let (tell, here) = oneshot::channel();

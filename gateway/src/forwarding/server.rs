@@ -12,7 +12,7 @@ use weft_index::receipts::Receipts;
 use weft_nats::async_nats::{Message, Subject, Subscriber};
 
 use super::{
-    ForwardingState, Leader,
+    Appender, ForwardingState,
     notify::Subscribers,
     wire::{self, Arrived, ForwardReply, Reply},
 };
@@ -21,7 +21,7 @@ use crate::sequencer::{
     submission::{Answer, Submission},
 };
 
-/// Interval of the "working" replies: several within the time after which a leader counts as silent.
+/// Interval of the "working" replies: several within the time after which an appender counts as silent.
 const WORKING: Duration = Duration::from_millis(15);
 
 /// The outcome of an event, or its source.
@@ -86,7 +86,7 @@ impl ForwardServer {
         if !self.shared.is_tagged(&request) {
             return self.ignore(&request);
         }
-        let serves = self.current.borrow().is_some() && !matches!(self.shared.leader(), Leader::Remote(_));
+        let serves = self.current.borrow().is_some() && !matches!(self.shared.appender(), Appender::Remote(_));
         let events = serves.then(|| {
             wire::events(request.payload.clone(), self.shared.layout, self.shared.server_time(), self.age_max)
         });

@@ -51,7 +51,7 @@ pub(super) fn decode_optional_id(bytes: &[u8]) -> Option<Option<EventId>> {
 /// The reply to a request.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// The leader is working on it.
+    /// The appender is working on it.
     Working,
     /// No event of it was taken.
     Refused,
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!((theirs.subject, theirs.headers, theirs.payload), (ours.subject, ours.headers, ours.payload));
     }
 
-    /// A chain remains a chain at the leader, apart from others.
+    /// A chain remains a chain at the appender, apart from others.
     #[test]
     fn chains_survive_the_way() {
         let layout = Layout::new(1);

@@ -12,12 +12,12 @@ const STREAMS_MAX: usize = 256;
 
 /// The open streams.
 #[derive(Debug)]
-pub struct Streams {
+pub struct EventStreams {
     places: Arc<Semaphore>,
     closing: CancellationToken,
 }
 
-impl Streams {
+impl EventStreams {
     /// None yet. `closing` ends them.
     pub fn new(closing: CancellationToken) -> Self {
         Self { places: Arc::new(Semaphore::new(STREAMS_MAX)), closing }

@@ -8,7 +8,7 @@ use weft_catalog::keys::{Grant, Keys};
 use weft_nats::{connect::Connection, subject::Layout, tail::Tails};
 use weft_proto::v1::Scope;
 
-use super::{body, error::Problem, open_streams::Streams};
+use super::{body, error::Problem, open_streams::EventStreams};
 use crate::{
     admission::{Admission, Client},
     auth,
@@ -27,7 +27,7 @@ pub struct Api {
     /// Rate limits.
     pub admission: Arc<Admission>,
     /// The open event streams.
-    pub streams: Streams,
+    pub streams: EventStreams,
     /// How bodies are read.
     pub bodies: body::Reader,
     /// Where refused requests are kept.
@@ -59,7 +59,7 @@ impl Api {
         limits: body::Limits,
         closing: CancellationToken,
     ) -> Self {
-        let (streams, bodies) = (Streams::new(closing), body::Reader::new(limits));
+        let (streams, bodies) = (EventStreams::new(closing), body::Reader::new(limits));
         let rejected = Inbox::new(sources.catalog());
         let admission = Arc::new(admission.with_budget(bodies.budget().clone()));
         Self { sources, keys, admission, streams, bodies, rejected, log: OnceLock::new() }

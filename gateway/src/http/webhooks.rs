@@ -68,7 +68,7 @@ pub(crate) struct Accepted {
 #[utoipa::path(
     post,
     path = "/api/v1/webhooks/{source}",
-    operation_id = "ruled",
+    operation_id = "postWebhook",
     tag = "ingest",
     security((), ("apiKey" = []), ("bearer" = [])),
     params(("source" = String, Path, description = "Name of a configured source")),
@@ -94,7 +94,7 @@ pub async fn webhook(
 #[utoipa::path(
     post,
     path = "/api/v1/webhooks/{source}/{workflow}",
-    operation_id = "named",
+    operation_id = "postWebhookToWorkflow",
     tag = "ingest",
     security((), ("apiKey" = []), ("bearer" = [])),
     params(

@@ -25,13 +25,22 @@ const NETWORK_PARTS: f64 = 8.0;
 /// In what time a share that was used up has come back.
 const SHARE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The sender of a refused request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// Its signature or key was right.
+    Authenticated,
+    /// Its network, as far as that is known.
+    Unauthenticated(Option<IpAddr>),
+}
+
 /// A refused request.
 #[derive(Debug, Clone, Copy)]
 pub struct Offer<'o> {
     /// The source that it was sent to.
     pub source: &'o str,
-    /// Where an unauthenticated request came from, as far as that is known; `None`: its sender was authenticated.
-    pub stranger: Option<Option<IpAddr>>,
+    /// The sender, by which the request uses up a share of the inbox.
+    pub sender: Sender,
     /// Size in the inbox, in bytes.
     pub bytes: usize,
 }
@@ -42,7 +51,7 @@ pub struct RateLimiter {
     kept: HashMap<String, VecDeque<Instant>>,
     /// Share of all unauthenticated requests, in bytes.
     share: f64,
-    strangers: Bucket,
+    unauthenticated: Bucket,
     networks: HashMap<IpAddr, Bucket>,
 }
 
@@ -75,25 +84,25 @@ impl RateLimiter {
     /// For an inbox of this size.
     pub fn new(inbox_bytes: u64) -> Self {
         let share = inbox_bytes as f64 / UNAUTHENTICATED_PARTS;
-        Self { kept: HashMap::new(), share, strangers: Bucket::FULL, networks: HashMap::new() }
+        Self { kept: HashMap::new(), share, unauthenticated: Bucket::FULL, networks: HashMap::new() }
     }
 
     /// Whether one more may be kept now; if so, it counts.
     pub fn take(&mut self, offer: Offer<'_>, now: Instant) -> bool {
-        let Some(address) = offer.stranger else { return self.take_of_source(offer.source, now) };
+        let Sender::Unauthenticated(address) = offer.sender else { return self.take_of_source(offer.source, now) };
         let (bytes, share, part) = (offer.bytes as f64, self.share, self.share / NETWORK_PARTS);
         if self.networks.len() >= NETWORKS_REMEMBERED {
             self.networks.retain(|_, bucket| bucket.used(part, now) > 0.0);
         }
         let network = address.map(weft_serve::network);
         let of_network = network.and_then(|network| self.networks.get(&network)).copied().unwrap_or(Bucket::FULL);
-        let room = self.strangers.has(bytes, share, now)
+        let room = self.unauthenticated.has(bytes, share, now)
             && (network.is_none() || of_network.has(bytes, part, now))
             && self.networks.len() < NETWORKS_REMEMBERED;
         if !room || !self.take_of_source(offer.source, now) {
             return false;
         }
-        self.strangers.take(bytes, share, now);
+        self.unauthenticated.take(bytes, share, now);
         if let Some(network) = network {
             self.networks.entry(network).or_insert(Bucket::FULL).take(bytes, part, now);
         }
@@ -127,7 +136,7 @@ mod tests {
     use super::*;
 
     fn of(source: &str) -> Offer<'_> {
-        Offer { source, stranger: None, bytes: 1000 }
+        Offer { source, sender: Sender::Authenticated, bytes: 1000 }
     }
 
     /// However many there are without a signature, in a day they fill half of the inbox, and one network a part of that.
@@ -139,8 +148,8 @@ mod tests {
             for _ in 0..hours * 3600 {
                 now += SECOND;
                 for last in 0..networks {
-                    let stranger = Some(Some(IpAddr::from([192, 0, 2, last])));
-                    kept += usize::from(rate_limiter.take(Offer { stranger, ..of("shop") }, now));
+                    let sender = Sender::Unauthenticated(Some(IpAddr::from([192, 0, 2, last])));
+                    kept += usize::from(rate_limiter.take(Offer { sender, ..of("shop") }, now));
                 }
                 assert!(rate_limiter.take(of("shop"), now), "what is authenticated is kept");
             }

@@ -10,7 +10,6 @@
 //! - members come in order, and returning one to the queue returns the later ones after it;
 //! - a refused or dropped member breaks the chain, and later members are not appended
 //!   ([`decide`](super::decide::decide));
-//!   ([`decide`](super::decide::decide));
 //! - of what is appended together a prefix is stored.
 //!
 //! It holds within one shard. Across shards, the submitter waits until all earlier events are accepted.

@@ -1,9 +1,9 @@
 //! The known end of the log, and what may be concluded from it. Pure.
 //!
-//! Two kinds of answers speak of the log's end. A leader's *state* is what it has applied: it can be read, and it stays. The
+//! Two kinds of answers speak of the log's end. The *state* of a stream's Raft leader is what it has applied: it can be read, and it stays. The
 //! number in a *refused append* is on a replicated log only what was proposed: it cannot be read yet, and it vanishes with
-//! its leader. So the second says "read on, at least to there" for a while, and nothing is ever concluded from it. In
-//! particular, what cannot be read up to there has not been removed.
+//! its leader. So the sequence of a refused append is only a hint to read further, for a while. In particular, what cannot be
+//! read up to there has not been removed.
 
 use weft_nats::streams::Presence;
 use weft_proto::ids::StreamSeq;

@@ -45,7 +45,7 @@ mod overlay;
 mod probe;
 mod progress;
 mod remote;
-mod replays;
+mod repeated_bodies;
 mod session;
 mod shard;
 pub(crate) mod submission;
@@ -61,7 +61,7 @@ pub(crate) use append_notice::{AppendNotice, NOTICE_AGE_MAX};
 pub(crate) use overlay::UNCONFIRMED;
 use progress::Progress;
 pub(crate) use remote::{AppendObserver, EventBatch, Forwarding, RemoteQueue};
-use replays::Replays;
+use repeated_bodies::RepeatedBodies;
 use shard::{Ask, Inbox, Shard};
 use submission::Encoded;
 pub(crate) use submit_queue::LocalQueue;
@@ -194,7 +194,7 @@ struct Inner {
     horizons: Horizons,
     drain: CancellationToken,
     submit_queues: Vec<SubmitQueue>,
-    replays: Replays,
+    repeated_bodies: RepeatedBodies,
 }
 
 /// Opens the receipts of every shard and starts their sequencers on `tasks`. `forward` starts the forwarding of a
@@ -251,9 +251,17 @@ where
     }
     let (message_bytes_max, submit_timeout) = (options.message_bytes_max, options.submit_timeout);
     let horizons = options.horizons();
-    let replays = Replays::default();
-    let inner =
-        Inner { connection, layout, message_bytes_max, submit_timeout, horizons, drain, submit_queues, replays };
+    let repeated_bodies = RepeatedBodies::default();
+    let inner = Inner {
+        connection,
+        layout,
+        message_bytes_max,
+        submit_timeout,
+        horizons,
+        drain,
+        submit_queues,
+        repeated_bodies,
+    };
     Ok(Sequencer { inner: Arc::new(inner) })
 }
 
@@ -269,7 +277,7 @@ impl Sequencer {
             return self.enqueue(event, deadline, None)?.receipt().await;
         }
         let key = replay_key(&event.source, &event.payload);
-        let held = timeout_at(deadline, self.inner.replays.hold(key)).await;
+        let held = timeout_at(deadline, self.inner.repeated_bodies.hold(key)).await;
         let mut held = held.map_err(|_| SubmitError::Unavailable)?;
         let sequencer = self.clone();
         // A sender that hangs up does not drop it: the append continues, and no repeat may overtake it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use weft_nats::changes::set_if_changed;
+use weft_nats::watch_value::set_if_changed;
 use weft_proto::ids::ShardId;
 
 /// Where all shards say what they wait for. Cheap to clone.

@@ -18,7 +18,7 @@ use weft_proto::{
 };
 
 use super::{
-    copy, pauses,
+    dead_letter_copy, pauses,
     tables::{DeadRow, EventRow, SWEPT, Tables, UID_MAX, UID_MIN, Uid, decode, encode, get, id_key},
 };
 
@@ -147,7 +147,7 @@ impl Tables<'_> {
     }
 
     fn apply_copy(&mut self, layout: Layout, message: &Stored) -> Result<(), redb::Error> {
-        let Some(copy) = copy::decode(layout, message) else { return Ok(()) };
+        let Some(copy) = dead_letter_copy::decode(layout, message) else { return Ok(()) };
         let uid = *copy.subscription.as_bytes();
         self.name(&uid, &copy.subscription_name)?;
         if self.is_void(copy.shard, copy.seq.0, copy.outcome.at_ms)? {

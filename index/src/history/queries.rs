@@ -13,9 +13,9 @@ use weft_proto::{
 use super::{
     AuditCursor, AuditFilter, AuditPage, CommandItem, DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterId,
     DeadLetterPage, EventHistory, EventPage, EventQuery, EventRef, History, HistoryError, ItemProgress, LaneCursor,
-    LaneFilter, LanePage, Lost, ReceiverHistory, ReplayCursor, ReplayPage, StoredCommand,
+    LaneFilter, LanePage, Lost, ReceiverHistory, ReplayCursor, ReplayPage, StoredCommand, adoption_effects,
     apply::StreamKind,
-    audit, dead_letters, events, lanes, list, lost, names,
+    audit, dead_letters, events, lanes, list, names,
     names::Subscriptions,
     receivers, replays, requests,
     stats::{self, Backlogs, Minutes, StatsQuery, StatsReport},
@@ -243,7 +243,10 @@ impl History {
         commands: u64,
         limit: usize,
     ) -> Result<Lost, HistoryError> {
-        self.read(move |view, subscriptions| lost::lost(view, subscriptions, shard, events, commands, limit)).await
+        self.read(move |view, subscriptions| {
+            adoption_effects::lost(view, subscriptions, shard, events, commands, limit)
+        })
+        .await
     }
 
     /// Whether a shard's owner has refused an item of a command.

@@ -30,7 +30,7 @@ use super::{
     stale::IdentityFile,
     storage::Space,
 };
-use crate::{backoff::Backoff, changes::set_if_changed};
+use crate::{backoff::Backoff, watch_value::set_if_changed};
 
 /// The pauses before a restart. An operator who has made room on the disk does not wait longer than the longest, and the
 /// roles need a few seconds more.

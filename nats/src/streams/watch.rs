@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CONCURRENCY, info};
 use crate::{
-    changes::set_if_changed,
     conditions::Conditions,
     connect::Connection,
     subject::{CATALOG_BUCKET, DLQ_STREAM, LEASES_BUCKET, Layout, REJECTED_STREAM, bucket_stream},
+    watch_value::set_if_changed,
 };
 
 /// Between two looks: a request for each stream, which a server answers from memory.
@@ -57,6 +57,7 @@ fn records(layout: Layout) -> impl Iterator<Item = String> {
         move |shard| [layout.events_stream(shard), layout.outcomes_stream(shard), layout.commands_stream(shard)];
     layout.all().flat_map(of_shard)
 }
+
 /// Looks for the streams until `cancel`. The receiver holds the essential ones that are missing, in one line; the others are
 /// conditions. A server that does not answer proves nothing.
 pub fn watch_streams(

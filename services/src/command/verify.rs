@@ -1,4 +1,4 @@
-//! `weft verify`: whether a gateway would take a request for its sender's. It asks the gateway's own verifier, about a
+//! `weft verify`: whether a gateway would accept a request as signed by its sender. It asks the gateway's own verifier, about a
 //! source that is read as `weft.toml` is.
 
 use std::path::PathBuf;

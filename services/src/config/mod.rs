@@ -1,4 +1,5 @@
-//! `weft.toml`: read, overlaid with its environment twins, checked, and turned into what each role takes.
+//! `weft.toml`: read, overlaid with the environment variables of the same keys, checked, and converted into the options of each
+//! role.
 //!
 //! A wrong configuration ends the process with one line that says where (file and line, or variable), what, and what
 //! would be right. The options of each section live in the crates that read them; what is here is only what the file

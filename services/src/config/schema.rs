@@ -1,4 +1,4 @@
-//! Every key of `weft.toml`: one table that unknown keys, environment twins and keys of later versions are judged by.
+//! Every key of `weft.toml`, in one table: unknown keys, environment variables and keys of later versions are checked against it.
 //!
 //! The typed options of the crates refuse unknown keys, too, but they know neither the line nor the nearest name, and an
 //! environment variable is text that only its key's shape turns into a number or a list.

@@ -1,5 +1,5 @@
-//! The rules that span keys or sections. What a single value may be is its type's business; what a gateway or worker
-//! cannot work with, the catalog's.
+//! The rules that span keys or sections. Single values are checked by their types, sources and subscriptions by
+//! `weft_catalog`.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,7 +1,7 @@
 //! The proof: what the gateway answered and what the receiver recorded, judged against the promises.
 //!
-//! Pure: evidence in, verdicts out. Nothing here knows what the mesh believes of itself, except for the dead letters,
-//! which are the operator's view; everything about delivery is computed from the receiver's own record.
+//! Pure: evidence in, verdicts out. Nothing here knows the mesh's own state, except for the dead letters, which are the
+//! operator's view; everything about delivery is computed from the receiver's own record.
 
 use std::collections::BTreeMap;
 

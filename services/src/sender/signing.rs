@@ -1,5 +1,5 @@
-//! How senders sign, written after the providers' documents. It shares nothing with the gateway's verifiers, so that each
-//! of the two shows what the other gets wrong.
+//! How senders sign, written after the providers' documents. It is independent of the gateway's verifiers, so that tests
+//! find errors of either.
 
 use base64::{
     Engine as _,

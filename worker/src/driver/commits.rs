@@ -18,10 +18,10 @@ use super::{
     cursor_marks::CursorMarks,
 };
 use crate::{
-    identity::Known,
     lane::{Input, Lanes, PendingCommit},
     ledger::{Ledger, tables::Positions},
     log::Log,
+    stream_identity::Known,
 };
 
 /// Delay of a commit that nothing waits for, to gather more successes: their lanes run ahead meanwhile, and each commit costs

@@ -1,5 +1,5 @@
-//! Filters that became wider around a take-over: events are matched by the recorded filter until everything is read that an
-//! earlier owner may have read.
+//! Widened filters at a take-over: events are matched by the filter that is recorded with the shard's state until everything
+//! that an earlier owner may have read is read.
 
 use std::time::Duration;
 

@@ -20,13 +20,13 @@ use weft_proto::ids::ShardId;
 
 use crate::{
     destination::Destinations,
-    identity::Known,
     lane::{Action, Input, Lanes},
     ledger::{LedgerError, Recovered, RecoveryError},
     log::Log,
     matching::Subscriptions,
     ownership::LeaseGuard,
     shares::Share,
+    stream_identity::Known,
 };
 
 mod append;

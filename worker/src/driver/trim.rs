@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
+    admin_requests::{Requests, room::with_room, trim::drop_through},
     append::{AppendErrorKind, publish},
-    broker::{Requests, room::with_room, trim::drop_through},
     conditions::Conditions,
     direct,
     entry::Entry,

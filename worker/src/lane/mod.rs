@@ -4,7 +4,7 @@
 //! n + 1 before event n is settled; lanes do not wait for each other. An unordered subscription has a lane for each event
 //! instead.
 //!
-//! [`Lanes`] is the state machine of a shard; its documentation is its protocol. `lanes/` holds its parts by what they
+//! [`Lanes`] is the state machine of a shard; its doc comment describes the protocol. `lanes/` holds its parts by what they
 //! decide. The other modules are what it is made of, and know nothing of it: the state of lanes and subscriptions, the
 //! schedule with the circuit breaker and the token bucket of each subscription, the pending commits, the memory.
 

@@ -16,7 +16,7 @@ use super::{
     assignment::{AssignmentPolicy, ShardAction},
     boottime,
     bucket::worker_key,
-    identity::{Identity, PresenceAction},
+    sole_process::{Identity, PresenceAction},
 };
 
 /// Reads per time to live of a key: two may fail, and a shard that becomes free does not wait long.

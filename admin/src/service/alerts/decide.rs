@@ -14,7 +14,7 @@ use weft_nats::event::{OWN_SOURCE, OWN_WORKFLOWS};
 const ACTIVE_MAX: usize = 500;
 /// Alerts that wait to be published.
 const OUTBOX_MAX: usize = 200;
-/// Part of its limit, in percent, from which a stream is nearly full, and below which it is not any more.
+/// How far, in percentage points, a nearly full stream must fall below the threshold to count as recovered.
 const FULL_SLACK: u64 = 3;
 /// Share of the retention after which the oldest event of a subscription is late, as a divisor.
 const LATE_DIVISOR: i64 = 2;

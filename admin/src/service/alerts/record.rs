@@ -2,7 +2,7 @@
 //!
 //! An admin writes it with every look, expecting its revision. Another takes over once it has not been written for
 //! [`ABANDONED_AFTER`], and continues from the state in it. An admin publishes only what its newest write contains, so two of
-//! them that believe to be the one publish the same alerts, which gateways recognise as repeats.
+//! them that both believe they hold the record publish the same alerts, which gateways recognise as repeats.
 
 use std::time::Duration;
 

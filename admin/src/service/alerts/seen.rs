@@ -1,4 +1,4 @@
-//! The mesh as alerts are decided by it, from the observation of the mesh and the counts of the history.
+//! Input of the alert decisions, from the observation of the mesh and the counts of the history.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -41,7 +41,7 @@ impl Mutation {
     ///
     /// # Errors
     ///
-    /// BAD_QUERY: the request id is none.
+    /// BAD_QUERY: the request id is invalid.
     pub fn new<T>(
         request: &Request<T>,
         method: &'static str,

@@ -25,7 +25,7 @@ pub struct Explanation {
     to_do: Vec<String>,
 }
 
-/// How it stands for one subscription.
+/// The reason for one subscription.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Cause {

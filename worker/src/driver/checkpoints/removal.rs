@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
-    broker::{Requests, trim},
+    admin_requests::{Requests, trim},
     checkpoints,
     conditions::Conditions,
     streams::EnsureError,

@@ -1,8 +1,9 @@
 //! Detached subscriptions: each reads EVENTS with its own reader, from the event that it has no room for until it meets the
-//! shared reader. Otherwise each of its lanes would search EVENTS for its events, or memory would hold a lane for every
+//! shared reader. Without this, each of its lanes would search EVENTS for its events, or memory would hold a lane for every
 //! workflow.
 //!
-//! An active subscription has room while its events fit into its share of the memory. The lanes of an inactive one, which is
+//! *Room* is what a subscription may still keep in memory. An active subscription has room while its events fit into its
+//! share of the memory. The lanes of an inactive one, which is
 //! paused or whose endpoint has retired, keep positions only, so their number is bounded. That of an active one is bounded
 //! too, but far higher: a lane whose head waits for a retry or an operator keeps positions only, and a few failing workflows
 //! must not delay the healthy ones. While many lanes wait to read on from EVENTS, there is no room either.

@@ -1,7 +1,7 @@
 //! Erased events: their payload leaves memory at once, and they settle without another attempt.
 //!
-//! An erased event is a dead letter at its turn, with a reason that says so; the lane continues. What is being attempted at
-//! that moment ends as it ends.
+//! An erased event becomes a dead letter when it reaches the head of its lane, with an error that says so; the lane continues.
+//! An attempt that is under way is recorded as usual.
 
 use std::{collections::BTreeMap, sync::Arc};
 

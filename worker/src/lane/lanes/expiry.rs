@@ -1,5 +1,5 @@
 //! Events that EVENTS is about to drop unsettled: they become dead letters, reason `expired`, while their payload can still
-//! be read for the copy on DLQ. Expiry waits for no retry, pause or operator, since none of them keeps the event.
+//! be read for the copy on DLQ. An event that is retried, paused or blocked expires as well, since none of these keeps it in EVENTS.
 //!
 //! Events that EVENTS has dropped already, because no worker was running, have no copy. They are recorded as a range of
 //! sequences, since their ids are unknown.

@@ -8,7 +8,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::*;
 use crate::ownership::{
     Holder, LeaseState, Presence, attempts_until,
-    identity::{Identity, PresenceAction},
+    sole_process::{Identity, PresenceAction},
 };
 
 const WORKERS: usize = 4;

@@ -145,7 +145,7 @@ impl From<v1::TestSubscriptionResponse> for Tested {
 }
 
 impl Tested {
-    /// Why the event was not delivered, or would not be. That an example does not match is none.
+    /// Why the event was not delivered, or would not be. An example that does not match is not a problem.
     fn problem(&self, is_example: bool) -> Option<&str> {
         if let Some(result) = &self.result {
             return (!result.delivered).then_some(&result.message);

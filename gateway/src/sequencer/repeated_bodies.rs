@@ -17,14 +17,14 @@ type Turn = Arc<tokio::sync::Mutex<Option<Receipt>>>;
 
 /// The bodies that are under way, by their replay keys: no more than there are requests. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Replays {
+pub(super) struct RepeatedBodies {
     turns: Arc<Mutex<HashMap<EventId, Turn>>>,
 }
 
 /// A request that submits a body or waits to do so. The last one removes the body from the map.
 #[derive(Debug)]
 struct Place {
-    replays: Replays,
+    bodies: RepeatedBodies,
     key: EventId,
     turn: Turn,
 }
@@ -37,11 +37,11 @@ pub(super) struct Held {
     _place: Place,
 }
 
-impl Replays {
+impl RepeatedBodies {
     /// Waits until no other request submits this body. Safe to cancel.
     pub async fn hold(&self, key: EventId) -> Held {
         let turn = Turn::clone(self.turns.lock().entry(key).or_default());
-        let place = Place { replays: self.clone(), key, turn };
+        let place = Place { bodies: self.clone(), key, turn };
         let receipt = Turn::clone(&place.turn).lock_owned().await;
         Held { receipt, _place: place }
     }
@@ -54,7 +54,7 @@ impl Replays {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut turns = self.replays.turns.lock();
+        let mut turns = self.bodies.turns.lock();
         // Its own and the list's.
         if Arc::strong_count(&self.turn) == 2 {
             turns.remove(&self.key);
@@ -83,19 +83,19 @@ mod tests {
     /// Waiting requests continue one by one, also after one that gave up, and no entry remains.
     #[tokio::test]
     async fn a_body_is_submitted_by_one_at_a_time() {
-        let (replays, key) = (Replays::default(), EventId::unique());
-        let first = replays.hold(key).await;
-        let mut waits = Box::pin(replays.hold(key));
-        let mut gives_up = Box::pin(replays.hold(key));
+        let (bodies, key) = (RepeatedBodies::default(), EventId::unique());
+        let first = bodies.hold(key).await;
+        let mut waits = Box::pin(bodies.hold(key));
+        let mut gives_up = Box::pin(bodies.hold(key));
         assert!(waits.as_mut().now_or_never().is_none() && gives_up.as_mut().now_or_never().is_none());
-        assert!(replays.hold(EventId::unique()).now_or_never().is_some(), "another body does not wait");
+        assert!(bodies.hold(EventId::unique()).now_or_never().is_some(), "another body does not wait");
         drop(first);
         let second = waits.await;
         assert!(second.first().is_none(), "the first had no receipt");
         assert!(gives_up.as_mut().now_or_never().is_none());
         drop(second);
-        assert_eq!(replays.len(), 1, "one is waiting");
+        assert_eq!(bodies.len(), 1, "one is waiting");
         drop(gives_up);
-        assert_eq!(replays.len(), 0);
+        assert_eq!(bodies.len(), 0);
     }
 }

@@ -17,18 +17,18 @@ pub const STREAMS_UNKNOWN_MAX: u32 = 32;
 
 /// The requests in flight of a connection, among the extensions of its requests. Clones share the count.
 #[derive(Debug, Clone)]
-pub struct Streams {
+pub struct RequestLimit {
     free: Arc<Semaphore>,
     trusted: Arc<AtomicBool>,
 }
 
-impl Default for Streams {
+impl Default for RequestLimit {
     fn default() -> Self {
         Self { free: Arc::new(Semaphore::new(STREAMS_UNKNOWN_MAX as usize)), trusted: Arc::default() }
     }
 }
 
-impl Streams {
+impl RequestLimit {
     /// Waits until another request may be in flight.
     pub async fn enter(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).acquire_owned().await.ok()

@@ -46,7 +46,7 @@ where
     F: Fn(Message) -> Done,
     Done: Future<Output = Result<(), String>> + Send + 'static,
 {
-    let incoming = match admin.connection.sibling("weft-broker").await {
+    let incoming = match admin.connection.sibling("weft-admin-requests").await {
         Ok(incoming) => incoming,
         // The same options have made the other connection.
         Err(error) => return tracing::error!(%error, "requests of other roles are not answered"),

@@ -6,8 +6,8 @@ use weft_catalog::{
     requests::{self, pause_subscription},
 };
 use weft_nats::{
+    admin_requests::{Requests, room::with_room, trim::drop_through},
     append::{AppendErrorKind, publish},
-    broker::{Requests, room::with_room, trim::drop_through},
     connect::Connection,
     headers::Headers,
     message::Outgoing,
@@ -60,7 +60,7 @@ impl Mesh {
         tokio::spawn(requests::serve(catalog.clone(), Layout::new(1), answering.clone()));
         let worker = connect(&server.users().worker).await;
         let mesh = Self { server, admin, catalog, worker, stop, answering, _folder: folder };
-        // The broker may not have subscribed yet.
+        // The admin may not have subscribed yet.
         let room = async || with_room(&mesh.requests(), Layout::new(1), ShardId(0), async {}).await.is_ok();
         assert!(eventually(PATIENCE, room).await);
         mesh

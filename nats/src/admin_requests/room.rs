@@ -1,4 +1,4 @@
-//! Room in a full EVENTS for a message that makes room: an admin raises the stream's limit for a moment.
+//! Temporarily raises the limit of a full EVENTS, for a message that makes room.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Whether this process is the only one with its worker's id. Pure.
+//! Detection of another process with the same worker id. Pure.
 //!
 //! A running process with the id renews the presence key or a lease. The key is written by compare-and-set only, so of two
 //! processes with one id exactly one holds it: the other sees it renewed and owns nothing. A process that finds the key of

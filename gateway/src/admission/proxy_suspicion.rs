@@ -1,5 +1,5 @@
-//! Whether nearly all requests come from one address although no proxy is trusted: then that address probably is a proxy, and
-//! all of its clients share the limits of one address.
+//! Detection of a proxy that is not trusted: nearly all requests come from one address although no proxy is configured, so all
+//! of its clients share the limits of one address.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(3600);
 
 /// Counts requests by address where no proxy is trusted.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(super) struct ProxySuspicion {
     window: Mutex<Window>,
 }
 
@@ -41,7 +41,7 @@ struct Finding {
     warn: bool,
 }
 
-impl Crowd {
+impl ProxySuspicion {
     /// Takes note of a request.
     pub fn note(&self, address: IpAddr) {
         let found = self.window.lock().note(address, Instant::now());

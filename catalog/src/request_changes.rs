@@ -15,12 +15,12 @@ use super::{
 
 /// Gathers what one request has written while the bucket is read.
 #[derive(Debug)]
-pub(super) struct Trail<'a> {
+pub(super) struct RequestChanges<'a> {
     request_id: &'a str,
     pub written: Vec<v1::CatalogChange>,
 }
 
-impl<'a> Trail<'a> {
+impl<'a> RequestChanges<'a> {
     pub fn new(request_id: &'a str) -> Self {
         Self { request_id, written: Vec::new() }
     }
