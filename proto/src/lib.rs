@@ -7,6 +7,8 @@ pub mod ids;
 mod redacted;
 pub mod rpc;
 
+pub use redacted::SECRET_MASK;
+
 /// Generated from `proto/weft/v1/*.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod v1 {

@@ -11,14 +11,17 @@ use crate::v1::{
     ShopifyScheme, SlackScheme, StandardScheme, StripeScheme,
 };
 
-/// That something is there, and how many, but not what.
+/// Shown in place of a secret.
+pub const SECRET_MASK: &str = "[secret]";
+
+/// The number of secrets, without their values.
 struct Hidden(usize);
 
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => f.write_str("[]"),
-            1 => f.write_str("[secret]"),
+            1 => f.write_str(SECRET_MASK),
             count => write!(f, "[{count} secrets]"),
         }
     }

@@ -45,7 +45,7 @@ pub(crate) struct Key(Hmac<Sha256>);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
+        f.write_str(weft_proto::SECRET_MASK)
     }
 }
 

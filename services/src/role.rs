@@ -20,8 +20,8 @@ use crate::{
     deliveries::WorkerDeliveries,
     failure::Failure,
     health_http::{Ops, Readiness},
-    ready_output::{self, Line},
-    roles::{Roles, bind_failure},
+    ready_output::Line,
+    roles::{Roles, bind_failure, finish},
     signal, telemetry,
     traces::Exporter,
     up::connect,
@@ -86,19 +86,9 @@ pub async fn run(role: Role, config: Config) -> Result<(), Failure> {
 
     let stop = CancellationToken::new();
     let ops = tokio::spawn(ops.serve(readiness.clone(), metrics, stop.clone()));
-    let result = tokio::select! {
-        result = roles.run(&drain) => result,
-        () = ready_output::when_ready(&readiness, &lines) => Ok(()),
-    };
+    let result = roles.serve(&drain, &readiness, &lines).await;
     stop.cancel();
-    // Nothing of it matters any more.
-    let _ = ops.await;
-    if let Some(exporter) = exporter {
-        exporter.stop().await;
-    }
-    if result.is_ok() {
-        tracing::info!("drained; everything that was accepted is on disk");
-    }
+    finish(ops, exporter).await;
     result
 }
 

@@ -3,14 +3,19 @@
 use std::{collections::HashMap, future::Future, io, net::SocketAddr, time::Duration};
 
 use tokio::{
-    task::{Id, JoinError, JoinSet},
+    task::{Id, JoinError, JoinHandle, JoinSet},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use weft_nats::error_chain::in_one_line;
 use weft_tls::BindError;
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    health_http::Readiness,
+    ready_output::{self, Line},
+    traces::Exporter,
+};
 
 /// How long one role may drain: longer than a request may wait for the log, or an attempt for its receiver by default.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -54,12 +59,24 @@ impl Roles {
         self.running.push((task.id(), drain));
     }
 
-    /// Waits for `drain`, or until a role ends unexpectedly; then drains the roles one after the other.
+    /// Prints `lines` once everything is ready. Waits for `drain`, or until a role ends unexpectedly; then drains the roles one
+    /// after the other.
     ///
     /// # Errors
     ///
     /// The first failure: a role that ended unexpectedly, or one that did not drain in time.
-    pub async fn run(mut self, drain: &CancellationToken) -> Result<(), Failure> {
+    pub async fn serve(self, drain: &CancellationToken, readiness: &Readiness, lines: &[Line]) -> Result<(), Failure> {
+        let result = tokio::select! {
+            result = self.run(drain) => result,
+            () = ready_output::when_ready(readiness, lines) => Ok(()),
+        };
+        if result.is_ok() {
+            tracing::info!("drained; everything that was accepted is on disk");
+        }
+        result
+    }
+
+    async fn run(mut self, drain: &CancellationToken) -> Result<(), Failure> {
         let mut failure = None;
         tokio::select! {
             () = drain.cancelled() => {}
@@ -116,6 +133,14 @@ pub fn bind_failure(role: &str, listen: SocketAddr, error: &BindError) -> Failur
         io::ErrorKind::AddrInUse => format!("address in use: {listen}; {choose}"),
         _ => format!("cannot listen on {listen}: {error}; {choose}"),
     })
+}
+
+/// Ends what outlives the roles, after the signal to stop: nothing of the ops endpoints matters any more.
+pub async fn finish(ops: JoinHandle<()>, exporter: Option<Exporter>) {
+    let _ = ops.await;
+    if let Some(exporter) = exporter {
+        exporter.stop().await;
+    }
 }
 
 #[cfg(test)]

@@ -37,8 +37,8 @@ use crate::{
     deliveries::WorkerDeliveries,
     failure::Failure,
     health_http::{Ops, Readiness},
-    ready_output::{self, Line},
-    roles::{Roles, bind_failure},
+    ready_output::Line,
+    roles::{Roles, bind_failure, finish},
     signal, telemetry,
     traces::Exporter,
 };
@@ -101,21 +101,11 @@ pub async fn up(mut config: Config) -> Result<(), Failure> {
     let reporting = tokio::spawn(report_storage(storage, nats_missing));
     let worker = Worker::new(config.worker.clone()).http_clients(clients);
     let roles = start(config, &data, &nats.access, (gateway, worker, admin), token, missing).await?;
-    let result = tokio::select! {
-        result = roles.run(&drain) => result,
-        () = ready_output::when_ready(&readiness, &lines) => Ok(()),
-    };
+    let result = roles.serve(&drain, &readiness, &lines).await;
     stop.cancel();
     nats.stopped().await;
     reporting.abort();
-    // Nothing of the ops endpoints matters any more.
-    let _ = ops.await;
-    if let Some(exporter) = exporter {
-        exporter.stop().await;
-    }
-    if result.is_ok() {
-        tracing::info!("drained; everything that was accepted is on disk");
-    }
+    finish(ops, exporter).await;
     result
 }
 

@@ -29,7 +29,7 @@ pub struct Token([u8; TOKEN_BYTES]);
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
+        f.write_str(weft_proto::SECRET_MASK)
     }
 }
 

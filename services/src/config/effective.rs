@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use toml::{Table, Value};
+use weft_proto::SECRET_MASK;
 
 use super::{
     Config, ConfigError,
@@ -12,8 +13,6 @@ use super::{
     schema::{self, Key, Shape},
 };
 
-/// Stands for a secret.
-const MASK: &str = "[secret]";
 /// The value of a key that has none.
 const NONE: &str = "none";
 /// Where a value comes from that is set nowhere.
@@ -119,7 +118,7 @@ fn add_table(document: &Document, keys: &[Key], table: &Table, path: &KeyPath, a
                     let path = path.key(name);
                     settings.push(Setting {
                         key: path.to_string(),
-                        value: MASK.to_owned(),
+                        value: SECRET_MASK.to_owned(),
                         from: document.place(&path),
                     });
                 }
@@ -157,7 +156,7 @@ fn shown_text(path: &KeyPath, text: &str) -> String {
     let is_secret = path.names_secret() || path.to_string().ends_with("destination.shards");
     match () {
         () if is_reference => text.to_owned(),
-        () if is_secret => MASK.to_owned(),
+        () if is_secret => SECRET_MASK.to_owned(),
         () => without_credentials(text),
     }
 }

@@ -6,9 +6,6 @@ use weft_nats::envelope;
 
 use super::Delivery;
 
-/// Stands for a secret.
-pub(super) const HIDDEN: &str = "[secret]";
-
 /// A request, without secrets.
 ///
 /// Of destinations that are not called over HTTP, the parts stand for what comes nearest: see [`Destination::planned`] of
@@ -41,7 +38,7 @@ impl PlannedRequest {
     pub fn of_http(method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Self {
         let shown = |value: &http::HeaderValue| {
             if value.is_sensitive() {
-                HIDDEN.to_owned()
+                weft_proto::SECRET_MASK.to_owned()
             } else {
                 String::from_utf8_lossy(value.as_bytes()).into_owned()
             }

@@ -28,7 +28,6 @@ use super::{
     connection,
     failure::Lost,
     oauth2::TokenSources,
-    planned::HIDDEN,
     resolver::GuardedResolver,
     tls::Trust,
 };
@@ -215,7 +214,7 @@ impl Destination for GrpcDestination {
             ("grpc-timeout".to_owned(), format!("{}m", first.timeout.as_millis())),
         ];
         if self.authorization.is_some() {
-            headers.push((AUTHORIZATION.to_string(), HIDDEN.to_owned()));
+            headers.push((AUTHORIZATION.to_string(), weft_proto::SECRET_MASK.to_owned()));
         }
         if let Some(traceparent) = &first.event.event.traceparent {
             headers.push(("traceparent".to_owned(), traceparent.clone()));

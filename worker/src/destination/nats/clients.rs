@@ -57,7 +57,7 @@ struct Secret(String);
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[secret]")
+        f.write_str(weft_proto::SECRET_MASK)
     }
 }
 
