@@ -36,7 +36,10 @@ AVOID = [
     (r"(?<!for )\bbehind (it|them|that|which|the (first|last|one|end|cursor|commit|position))\b", "after"),
     (r"^ *//[/!] (What|Who|Whom|Whose) ", "begin with what the item is: a noun"),
     (r"^ *//[/!] (Which|Its \w+|Whose|Who)\.$", "say what it is, or leave it out"),
+    (r"\bone \w+ an? (shard|stream|lane|request|scheme|role)\b", "per"),
 ]
+# A module's documentation.
+TITLE = re.compile(r"//! (Whether|How|Which|That|When|Where)\b")
 PATTERNS = [(re.compile(pattern, re.IGNORECASE if pattern[0] != "^" else 0), better) for pattern, better in AVOID]
 
 
@@ -56,6 +59,9 @@ def main():
         if not (ROOT / path).exists():
             continue
         for number, line in enumerate(prose(path, (ROOT / path).read_text()), 1):
+            if number == 1 and (found := TITLE.match(line)):
+                print(f"{path}:1: “{found[0]}”: begin with what the module is: a noun")
+                failed = True
             for pattern, better in PATTERNS:
                 if found := pattern.search(line):
                     print(f"{path}:{number}: “{found[0].strip()}”: {better}")

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::http1;
 
-/// How often is looked how far it has come.
+/// Interval of the looks at the progress.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// A request.

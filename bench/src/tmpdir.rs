@@ -1,4 +1,4 @@
-//! Where a benchmark's files lie.
+//! The folder for a benchmark's files.
 
 use std::path::Path;
 

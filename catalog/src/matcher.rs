@@ -1,4 +1,4 @@
-//! Which events a subscription takes. Pure.
+//! Matching of events against a subscription's filter. Pure.
 
 use std::sync::Arc;
 

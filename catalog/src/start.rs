@@ -1,4 +1,4 @@
-//! Where a new subscription begins, and which sequence that is in each shard.
+//! The start of a new subscription, as a sequence in each shard.
 
 use jiff::Timestamp;
 use weft_nats::{

@@ -1,4 +1,4 @@
-//! Which statuses of HTTP accept an event and which reject it, by an HTTP destination's `success` and `permanent`. Pure.
+//! Classification of HTTP statuses by a destination's `success` and `permanent`: accepted, rejected, or to be retried. Pure.
 
 use weft_proto::v1::HttpDestination;
 

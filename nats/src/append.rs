@@ -52,7 +52,7 @@ pub struct Appender {
     batches: u64,
 }
 
-/// How an append ended otherwise than wholly stored.
+/// Failure of an append.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct AppendError {

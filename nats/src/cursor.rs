@@ -31,7 +31,7 @@ pub struct Cursor {
 pub struct InvalidCursor;
 
 impl Cursor {
-    /// From one position a shard, in shard order; a missing one is 0, a surplus one is dropped.
+    /// From one position per shard, in shard order; a missing one is 0, a surplus one is dropped.
     pub fn new(layout: Layout, positions: impl IntoIterator<Item = StreamSeq>) -> Self {
         let mut positions: Vec<_> = positions.into_iter().collect();
         positions.resize(layout.shards() as usize, StreamSeq(0));

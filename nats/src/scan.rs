@@ -6,7 +6,7 @@
 //! first limit that is reached; its cursor always names exactly what has been looked at, so pages neither repeat nor
 //! skip.
 //!
-//! That nothing was skipped is checked after the reading: a position whose successor has been dropped by then is
+//! The scan checks after the reading that nothing was skipped: a position whose successor has been dropped by then is
 //! expired, and never answered with what happens to come next.
 
 use std::{collections::VecDeque, fmt, sync::Arc};

@@ -1,7 +1,7 @@
-//! How senders sign webhooks.
+//! Webhook signature schemes: verification of a sender's signature.
 //!
 //! Schemes differ in what they sign, in the form of their secrets, and in where they name an event's id and type. All of that
-//! is in one file a scheme, as an implementation of [`WebhookScheme`] for the scheme's message in `catalog.proto`; the rest of
+//! is in one file per scheme, as an implementation of [`WebhookScheme`] for the scheme's message in `catalog.proto`; the rest of
 //! the mesh asks [`of`]. A new scheme is its message, its file, and its lines in this one; ARCHITECTURE.md lists what else names it.
 //!
 //! Signing, which commands and tests do as senders, is independent of this crate, in `weft sign`, so that tests find errors of

@@ -1,4 +1,4 @@
-//! How the process ends: the exit codes of the contract, and the one line that says why.
+//! The end of the process: the exit codes of the contract, and the one line with the cause.
 
 use std::{fmt, process::ExitCode};
 

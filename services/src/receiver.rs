@@ -206,7 +206,7 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// That the port is taken, or that the secret is not of its form.
+    /// The port is taken, or the secret is not of its form.
     pub async fn start(
         listen: SocketAddr,
         secret: &str,

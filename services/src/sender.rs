@@ -76,7 +76,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// That there can be no HTTP client, such as for want of a TLS provider.
+    /// No HTTP client can be created, for example without a TLS provider.
     pub fn new(gateway: &str) -> Result<Self, String> {
         let mut tls = weft_tls::client::client_config().map_err(|error| format!("no HTTP client: {error}"))?;
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -96,7 +96,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// That no answer came.
+    /// No answer came.
     pub async fn post(
         &self,
         source: &str,
@@ -126,7 +126,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// That the secret is not of the scheme's form, or that no answer came.
+    /// The secret is not of the scheme's form, or no answer came.
     pub async fn send(
         &self,
         source: &str,
@@ -144,7 +144,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Those of [`send`](Self::send).
     #[allow(clippy::too_many_arguments, reason = "what is signed, and where it goes")]
     pub async fn send_at(
         &self,

@@ -150,7 +150,7 @@ impl TestPostgres {
     ///
     /// # Errors
     ///
-    /// That of the first that fails.
+    /// The error of the first statement that fails.
     pub async fn try_query(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
         self.connect("weft").await?.batch_execute(sql).await
     }

@@ -1,4 +1,4 @@
-//! Whether a request comes from the console's page.
+//! Detection of requests of other pages than the console's.
 //!
 //! A browser sends the cookie of a session with requests of every page of the same site, and ports do not count for a site. So
 //! a cookie counts only in a request with the console's header, which a page of another origin can send only after a preflight

@@ -1,6 +1,6 @@
 //! Commands: split by size, appended so that each is stored once, and found again by their request id.
 //!
-//! A request becomes one command a shard, or several if it names many items. Its request id is the commands' id, so a call
+//! A request becomes one command per shard, or several if it names many items. Its request id is the commands' id, so a call
 //! that is repeated with the same id appends nothing and returns the results of the first one. A call that fails
 //! between two of its commands has acted partly, and reports that.
 

@@ -53,7 +53,7 @@ pub(super) struct LogState {
     pub connection: Connection,
     pub layout: Layout,
     pub history: History,
-    /// Live streams of events, which share one reader a shard.
+    /// Live streams of events, which share one reader per shard.
     pub tails: Tails,
     pub catalog: Catalog,
     /// The newest observation of the mesh.

@@ -1,4 +1,4 @@
-//! How much the number of workflows matters: one that is hot, a thousand, a million, each with the same closed loop.
+//! Effect of the number of workflows: one that is hot, a thousand, a million, each with the same closed loop.
 
 use std::time::Duration;
 

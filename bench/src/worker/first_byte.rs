@@ -1,4 +1,4 @@
-//! How soon an event arrives: a whole mesh, an open loop.
+//! Time until an event arrives at the receiver: a whole mesh, an open loop.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How long a new owner takes from its start to its first outcome, by what OUTCOMES holds: the worker that owned the shard
+//! Time from a new owner's start to its first outcome, by what OUTCOMES holds: the worker that owned the shard
 //! and has its file, and another that has none. The previous owner has given the shard up, so no worker waits for a lease; the
 //! time of a worker on an empty log is that of starting and claiming.
 //!

@@ -1,4 +1,4 @@
-//! How far the bucket is known to reach: a process that has written or read a change never reads the catalog without it.
+//! The position up to which the bucket is known: a process that has written or read a change never reads the catalog without it.
 //!
 //! A replicated stream's leader may lag: one that was stopped or cut off answers for some seconds from before the change.
 

@@ -1,7 +1,7 @@
-//! When each key was used last, to the minute.
+//! Time of the last use of each key, to the minute.
 //!
 //! A request notes its key in memory and continues; one task writes what is new, so that a key costs the catalog at
-//! most one small message a minute and process. The entries are not sealed and have no revision: the last write wins,
+//! most one small message per minute and process. The entries are not sealed and have no revision: the last write wins,
 //! which is accurate enough.
 
 use std::{collections::HashMap, time::Duration};

@@ -21,7 +21,7 @@ pub(super) fn check(http: &HttpDestination, batched: bool) -> Result<(), String>
     check_signature(http).map_err(named)?;
     match HttpFormat::try_from(http.format) {
         Ok(HttpFormat::Raw) if batched => {
-            return Err(named("format raw is one event a request; use envelope or cloudevents with a batch".into()));
+            return Err(named("format raw is one event per request; use envelope or cloudevents with a batch".into()));
         }
         Ok(_) => {}
         Err(_) => return Err(named("format is neither envelope, cloudevents nor raw".into())),
@@ -188,7 +188,7 @@ mod tests {
         check(&unsigned, false).unwrap();
         let raw = HttpDestination { format: HttpFormat::Raw.into(), ..http() };
         check(&raw, false).unwrap();
-        assert!(check(&raw, true).unwrap_err().contains("raw is one event a request"));
+        assert!(check(&raw, true).unwrap_err().contains("raw is one event per request"));
         for kind in [
             auth::Kind::Bearer(BearerAuth { token: "abc".into() }),
             auth::Kind::Basic(BasicAuth { user: "me".into(), password: String::new() }),

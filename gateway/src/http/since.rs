@@ -48,7 +48,7 @@ pub type Pairs = Vec<(String, String)>;
 pub struct Wanted {
     /// A cursor or an event id; `None`: from the oldest event kept.
     pub since: Option<String>,
-    /// Which events.
+    /// The events that are wanted.
     pub filter: Filter,
     /// The name of a subscription that takes them.
     subscription: Option<String>,

@@ -43,7 +43,7 @@ pub struct LogHandle {
     pub connection: Connection,
     /// How the log is cut.
     pub layout: Layout,
-    /// Live streams of events, which share one reader a shard.
+    /// Live streams of events, which share one reader per shard.
     pub tails: Tails,
     /// Where events get their number.
     pub sequencer: Sequencer,

@@ -1,6 +1,6 @@
 //! `GET /api/v1/events/stream`: history and then live events, as Server-Sent Events.
 //!
-//! One [`Tail`] of the log is both, so there is no seam; all streams of a gateway share one reader a shard. Each event's
+//! One [`Tail`] of the log is both, so there is no seam; all streams of a gateway share one reader per shard. Each event's
 //! `id` is the cursor after it; a client that connects again with `Last-Event-ID` continues exactly there. A heartbeat
 //! carries the cursor too, so that a client whose filter takes few events does not fall back far when it reconnects.
 //!

@@ -1,4 +1,4 @@
-//! How many refused requests are kept. Pure: the time is an argument.
+//! Rate limits of the refused requests that are kept. Pure: the time is an argument.
 //!
 //! The inbox drops its oldest entries when it is full, so a client that fills it hides earlier ones. Unauthenticated requests
 //! have a share of the inbox per network and one in all, each of which refills within a day, so that they never push out the

@@ -1,7 +1,7 @@
 //! Decides each event of a group: a pure function of the log up to S and of the group.
 //!
 //! Invariants, which hold for everything up to S plus what the group appends, provided that it is appended at S + 1 or
-//! not at all: one receipt an id; numbers contiguous from a workflow's head; each predecessor the event before; no
+//! not at all: one receipt per id; numbers contiguous from a workflow's head; each predecessor the event before; no
 //! member of a chain after the member that breaks it.
 
 use std::collections::{HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! How far the answer to a query is behind the log.
+//! The distance between the answer to a query and the end of the log.
 
 use jiff::Timestamp;
 use weft_proto::ids::StreamSeq;

@@ -1,4 +1,4 @@
-//! The tasks that keep a history up to date: one reader a stream, one writing thread, the sweep.
+//! The tasks that keep a history up to date: one reader per stream, one writing thread, the sweep.
 //!
 //! Any fault ends the round: the file is opened again if it could not be written, or removed and rebuilt
 //! if it does not fit the log, and the next round begins. A fault of this cache never ends the process.

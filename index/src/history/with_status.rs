@@ -1,4 +1,4 @@
-//! Reading: which events may have a status. The index knows outcomes, and events with an attempt; of the others the subscriptions'
+//! Candidates for events with a status. The index knows outcomes, and events with an attempt; of the others the subscriptions'
 //! filters determine which are still to be delivered. The candidates contain every event with the status, and few others.
 
 use std::collections::HashMap;

@@ -32,7 +32,7 @@ pub const API_PREFIX: &str = "weft.API";
 pub const APP_API_PREFIX: &str = "weft.APP";
 /// The user of that account.
 pub const APP_USER: &str = "app";
-/// That account: streams that subscriptions publish to. Its user does there what it likes, and reaches nothing else.
+/// The account of streams that subscriptions publish to. Its user may do anything there, and reaches nothing else.
 const APP_ACCOUNT: &str = "WEFT_APP";
 
 /// The server's own prefix, in the accounts that hold streams.

@@ -1,4 +1,4 @@
-//! Where a nats-server new enough is found.
+//! Search for a nats-server that is new enough.
 //!
 //! A program on the PATH may be older than we need, so every candidate is asked for its version and an old one is
 //! passed over; only the one that `WEFT_NATS_SERVER` names is taken or refused, never replaced.

@@ -1,4 +1,4 @@
-//! How full a stream is, and making room in it.
+//! Fill level of a stream, and making room in it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Tails: history and live events without a gap, from one consumer a shard however many clients there are.
+//! Tails: history and live events without a gap, from one consumer per shard however many clients there are.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ async fn next(tail: &mut Tail) -> (String, u64) {
 }
 
 /// Clients with all kinds of filters open tails while events come, from the oldest event, from where they are and from
-/// cursors in between, close and come again: each gets each of its events once and in order, from one consumer a shard.
+/// cursors in between, close and come again: each gets each of its events once and in order, from one consumer per shard.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_share_one_reader_and_each_gets_everything_once() {
     const EVENTS: u64 = 60;

@@ -33,7 +33,7 @@ pub struct ConfigArgs {
     /// The mesh's configuration: [log] shards and [gateway] max_body [default: ./weft.toml, where there is one]
     #[arg(short, long, env = "WEFT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A folder with one file a role that holds its password; missing ones are created [default: the passwords are
+    /// A folder with one file per role that holds its password; missing ones are created [default: the passwords are
     /// variables, $WEFT_NATS_PASSWORD_GATEWAY and so on, in the environment of nats-server]
     #[arg(long, value_name = "DIR")]
     passwords: Option<PathBuf>,

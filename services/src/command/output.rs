@@ -1,4 +1,4 @@
-//! How results are printed: tables for people, JSON for programs.
+//! Output of results: tables for people, JSON for programs.
 //!
 //! JSON has camelCase names and numbers as numbers. `jsonl` is one object a line, for any form of its payloads;
 //! `json` is one array or object; `yaml` is the same in block style. Payloads are printed as they were sent: no number,

@@ -1,4 +1,4 @@
-//! Which things a command is about: filters, and since when.
+//! Selection arguments of commands: filters, and a start.
 
 use std::time::SystemTime;
 

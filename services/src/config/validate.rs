@@ -113,7 +113,8 @@ fn check_gateway(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A captured request that is still fresh when nothing is known of the first would be another event.
+/// Refuses a tolerance of timestamps above the dedup horizon: a captured request that is still fresh after its id is forgotten
+/// would be accepted as another event.
 fn check_tolerance(source: &Source, horizon: Span) -> Result<(), String> {
     let scheme = source.verification.as_ref().and_then(|verification| verification.scheme.as_ref());
     let tolerance_ms = scheme.and_then(|scheme| weft_schemes::of(scheme).tolerance_ms());

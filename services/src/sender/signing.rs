@@ -1,4 +1,4 @@
-//! How senders sign, written after the providers' documents. It is independent of the gateway's verifiers, so that tests
+//! Signing as senders do it, written after the providers' documents. It is independent of the gateway's verifiers, so that tests
 //! find errors of either.
 
 use base64::{
@@ -203,7 +203,7 @@ impl Signing {
     ///
     /// # Errors
     ///
-    /// That the secret is not of the scheme's form, or the template none.
+    /// The secret is not of the scheme's form, or the template is invalid.
     pub fn headers(
         &self,
         id: &str,

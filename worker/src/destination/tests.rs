@@ -1,4 +1,4 @@
-//! Which URLs are called: one table, for the check at a save and for a delivery.
+//! The table of URLs that may be called: one table, for the check at a save and for a delivery.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},

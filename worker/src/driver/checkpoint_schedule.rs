@@ -1,4 +1,4 @@
-//! When a checkpoint is due. Pure: the time is an argument.
+//! Schedule of checkpoints. Pure: the time is an argument.
 
 use std::time::Duration;
 

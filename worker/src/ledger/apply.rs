@@ -1,4 +1,4 @@
-//! How commits change the state, which follows from them alone, independent of clocks and of transactions.
+//! Application of commits to the state, which follows from them alone, independent of clocks and of transactions.
 //!
 //! A commit is applied in this order:
 //!

@@ -145,7 +145,7 @@ async fn batches_keep_order_through_failures_and_kills() {
     assert!(attempts.len() < delivered / 2, "{} attempts", attempts.len());
 
     let settled: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.sequence).collect();
-    assert_eq!((outcomes.len(), settled.len()), (1000, 1000), "P5: exactly one outcome an event");
+    assert_eq!((outcomes.len(), settled.len()), (1000, 1000), "P5: exactly one outcome per event");
     let dead: Vec<_> = outcomes.iter().filter(|outcome| outcome.kind() == v1::OutcomeKind::DeadLettered).collect();
     assert_eq!(dead.len() as u64, WORKFLOWS, "one of each workflow");
     assert!(dead.iter().all(|outcome| outcome.reason() == v1::DeadLetterReason::Permanent));

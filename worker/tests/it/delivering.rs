@@ -41,7 +41,7 @@ async fn delivers_in_order_through_failures() {
     }
     worker.stop().await;
     let outcomes = log.outcomes(500).await;
-    assert_eq!(outcomes.len(), 500, "P5: exactly one outcome an event");
+    assert_eq!(outcomes.len(), 500, "P5: exactly one outcome per event");
 }
 
 /// P3, P5: a worker that is stopped at any point continues exactly there, with its file, without it, and with one that is
@@ -71,7 +71,7 @@ async fn a_worker_continues_where_it_stopped_with_and_without_its_file() {
     let epochs: Vec<u64> = requests.iter().map(|request| request.epoch).collect();
     assert!(epochs.windows(2).all(|pair| pair[0] <= pair[1]), "the epoch grows with each owner");
     worker.stop().await;
-    assert_eq!(log.outcomes(600).await.len(), 600, "P5: exactly one outcome an event");
+    assert_eq!(log.outcomes(600).await.len(), 600, "P5: exactly one outcome per event");
 }
 
 /// A dead letter is copied with its context, the lane continues, a redrive delivers it once, however often it is requested.

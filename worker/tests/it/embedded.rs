@@ -62,5 +62,5 @@ async fn code_is_delivered_to_in_order() {
         let expected: Vec<_> = (1..=10).flat_map(|number| [(number, 1), (number, 2)]).collect();
         assert_eq!(of_workflow.collect::<Vec<_>>(), expected);
     }
-    assert_eq!(log.outcomes(20).await.len(), 20, "P5: exactly one outcome an event");
+    assert_eq!(log.outcomes(20).await.len(), 20, "P5: exactly one outcome per event");
 }

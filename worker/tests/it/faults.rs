@@ -49,7 +49,7 @@ async fn a_stalled_server_ends_the_lease_and_costs_no_order() {
     let requests = receiver.until_delivered(2000).await;
     assert_in_order(&requests, 10, 200);
     worker.stop().await;
-    assert_eq!(log.outcomes(2000).await.len(), 2000, "P5: exactly one outcome an event");
+    assert_eq!(log.outcomes(2000).await.len(), 2000, "P5: exactly one outcome per event");
 }
 
 /// A restart waits for exactly the moment that was committed, and continues to count attempts.

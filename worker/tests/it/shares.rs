@@ -1,4 +1,4 @@
-//! How the process's bounds are divided among its shards.
+//! Division of the process's bounds among its shards.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Which alerts are due: a function of the state, of what is seen, and of the time. Pure.
+//! Decision which alerts are due: a function of the state, of what is seen, and of the time. Pure.
 //!
 //! An alert says that a condition has begun or ended. Its delivery id is made of the condition and of when it began, so an
 //! alert that is published twice is a repeat. Nothing is decided by deliveries of the mesh's own events.

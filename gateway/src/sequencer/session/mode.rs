@@ -1,4 +1,4 @@
-//! Where a session learns what stands in the log.
+//! The source from which a session learns the state of the log.
 
 use tokio::sync::watch;
 use weft_nats::reader::{Batch, OrderedReader, ReadError};

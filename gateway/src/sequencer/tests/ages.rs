@@ -1,4 +1,4 @@
-//! How decisions age: by the log's own time.
+//! Expiry of decisions, by the log's own time.
 
 use std::time::Duration;
 

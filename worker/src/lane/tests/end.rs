@@ -1,4 +1,4 @@
-//! How a process ends, and how everything comes to its end: the promises that only then can be judged.
+//! The end of a process, and of a run: the promises that can only be judged then.
 
 use super::{model::new_lanes, *};
 

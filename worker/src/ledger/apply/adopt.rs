@@ -1,4 +1,4 @@
-//! How an adoption changes the state: records of events after the last common one are void.
+//! Effects of an adoption on the state: records of events after the last common one are void.
 
 use prost::Message as _;
 use redb::ReadableTable as _;
