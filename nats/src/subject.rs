@@ -166,6 +166,20 @@ impl Layout {
         self.per_shard("CHECKPOINTS", shard)
     }
 
+    /// All streams of messages, with the shard of those that belong to one.
+    pub fn streams(self) -> impl Iterator<Item = (String, Option<ShardId>)> {
+        let sharded = self.all().flat_map(move |shard| {
+            let names = [
+                self.events_stream(shard),
+                self.outcomes_stream(shard),
+                self.checkpoints_stream(shard),
+                self.commands_stream(shard),
+            ];
+            names.map(|name| (name, Some(shard)))
+        });
+        sharded.chain([DLQ_STREAM, REJECTED_STREAM].map(|name| (name.to_owned(), None)))
+    }
+
     /// The subject of the chunks and ends of checkpoints, in order.
     pub fn checkpoints_subject(self, shard: ShardId) -> String {
         format!("checkpoints.{shard}")

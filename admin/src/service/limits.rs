@@ -8,7 +8,7 @@ use weft_nats::{
     connect::Connection,
     direct,
     streams::{self, Usage},
-    subject::{DLQ_STREAM, Layout, REJECTED_STREAM},
+    subject::Layout,
 };
 
 /// Interval of measurements.
@@ -27,10 +27,7 @@ pub(super) fn describe() {
 /// Measures until `stop`.
 pub(super) async fn watch(connection: Connection, layout: Layout, folder: PathBuf, stop: CancellationToken) {
     describe();
-    let shards = layout
-        .all()
-        .flat_map(|shard| [layout.events_stream(shard), layout.outcomes_stream(shard), layout.commands_stream(shard)]);
-    let streams: Vec<String> = shards.chain([DLQ_STREAM.to_owned(), REJECTED_STREAM.to_owned()]).collect();
+    let streams: Vec<String> = layout.streams().map(|(stream, _)| stream).collect();
     let measuring = async {
         loop {
             for stream in &streams {

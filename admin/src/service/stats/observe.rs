@@ -13,7 +13,7 @@ use weft_index::history::{
 use weft_nats::{
     connect::Connection,
     streams::{self, EnsureError, Usage},
-    subject::{DLQ_STREAM, Layout, REJECTED_STREAM},
+    subject::Layout,
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
@@ -110,11 +110,9 @@ impl Observer {
 
     async fn streams(&self) -> Result<Vec<StreamState>, EnsureError> {
         let layout = self.layout;
-        let sharded = layout
-            .all()
-            .flat_map(|shard| [(layout.events_stream(shard), Some(shard)), (layout.outcomes_stream(shard), None)]);
         let mut states = Vec::new();
-        for (name, shard) in sharded.chain([(DLQ_STREAM.to_owned(), None), (REJECTED_STREAM.to_owned(), None)]) {
+        for (name, shard) in layout.streams() {
+            let shard = shard.filter(|shard| name == layout.events_stream(*shard));
             let found = async {
                 let usage = streams::usage(&self.connection, &name).await?;
                 Ok::<_, EnsureError>((usage, streams::state(&self.connection, &name).await?.last))
