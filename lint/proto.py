@@ -7,6 +7,7 @@ The rules are those of buf's category STANDARD, but for the exceptions in `buf.y
 * messages, enums, services and methods are PascalCase, fields lower_snake_case, values of enums UPPER_SNAKE_CASE with the
   enum's name before them; the first is <ENUM>_UNSPECIFIED = 0
 * services end with `Service`, but for the one that users implement
+* a file that clients compile imports none of `weft.internal`: records of the log, and what the roles send each other
 * a request with `page_token` has `uint32 page_size`, and its response a list and `string next_page_token`
 """
 
@@ -22,6 +23,8 @@ SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*$")
 BLOCK = re.compile(r"^\s*(message|enum|service|oneof)\s+(\w+)\s*\{")
 FIELD = re.compile(r"^\s*(optional\s+|repeated\s+)?([\w.]+(?:<[^>]*>)?)\s+(\w+)\s*=\s*\d+")
 VALUE = re.compile(r"^\s*(\w+)\s*=\s*(-?\d+)")
+IMPORT = re.compile(r'^\s*import\s+(?:public\s+|weak\s+)?"([^"]+)"')
+INTERNAL = "weft/internal/"
 METHOD = re.compile(r"^\s*rpc\s+(\w+)\s*\((?:stream\s+)?([\w.]+)\)\s*returns\s*\((?:stream\s+)?([\w.]+)\)")
 
 
@@ -46,6 +49,8 @@ def check(path):
             package = found[1]
             if package.replace(".", "/") != str(folder) or not re.search(r"\.v\d+$", package):
                 breach(number, f"package {package} is not that of its folder, or has no version")
+        if (found := IMPORT.match(code)) and found[1].startswith(INTERNAL) and not f"{folder}/".startswith(INTERNAL):
+            breach(number, f"imports {found[1]}, which is not for clients")
         if found := BLOCK.match(code):
             kind, name = found.groups()
             stack.append((kind, name))

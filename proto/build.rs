@@ -1,4 +1,4 @@
-//! Compiles `proto/weft/v1` with protox, so that no `protoc` is needed.
+//! Compiles `proto/weft` with protox, so that no `protoc` is needed.
 
 use std::{env, path::PathBuf};
 
@@ -7,40 +7,42 @@ use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Ty
 
 include!("src/secret_fields.rs");
 
+/// Package of the messages and services that clients call.
+const PUBLIC: &str = "weft/v1";
+/// Package of records, and of messages between roles.
+const INTERNAL: &str = "weft/internal/v1";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=src/secret_fields.rs");
-    let descriptors = protox::compile(
-        [
-            "weft/v1/audit_service.proto",
-            "weft/v1/catalog.proto",
-            "weft/v1/catalog_service.proto",
-            "weft/v1/dead_letter_service.proto",
-            "weft/v1/event.proto",
-            "weft/v1/event_handler.proto",
-            "weft/v1/event_service.proto",
-            "weft/v1/forward.proto",
-            "weft/v1/ingest_service.proto",
-            "weft/v1/log.proto",
-            "weft/v1/receiver.proto",
-            "weft/v1/rejected_service.proto",
-            "weft/v1/replay_service.proto",
-            "weft/v1/shard_service.proto",
-            "weft/v1/stats_service.proto",
-            "weft/v1/workflow_service.proto",
-        ],
-        ["proto"],
-    )?;
+    let files = [PUBLIC, INTERNAL].map(files_of).into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+    let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    std::fs::write(out.join("weft_descriptor.bin"), descriptors.encode_to_vec())?;
+    std::fs::write(out.join("weft_all_descriptor.bin"), descriptors.encode_to_vec())?;
+    let mut public = descriptors.clone();
+    public.file.retain(|file| file.package() != INTERNAL.replace('/', "."));
+    std::fs::write(out.join("weft_descriptor.bin"), public.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".weft.v1.Event.data")
-        .bytes(".weft.v1.ForwardedEvent.payload")
+        .bytes(".weft.internal.v1.ForwardedEvent.payload")
         .bytes(".weft.v1.PublishRequest.data")
         // `src/redacted.rs` has theirs.
         .skip_debug(messages_with_secrets(&descriptors))
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// The proto files of a package, by their paths below `proto`, in order.
+fn files_of(package: &str) -> std::io::Result<Vec<String>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(PathBuf::from("proto").join(package))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".proto") {
+            files.push(format!("{package}/{name}"));
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// The full names of the messages with a field of [`SECRET_FIELDS`].

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use weft_index::history::{DeadLetter, DeliveryHistory, Pause, receivers::state_name, status::reason_name};
 pub use weft_nats::envelope::timestamp;
 use weft_nats::{envelope, event::Event};
-use weft_proto::{ids::ShardId, v1};
+use weft_proto::{ids::ShardId, internal, v1};
 
 /// The envelope of an event.
 pub fn event(event: Event) -> v1::Event {
@@ -33,7 +33,7 @@ pub fn delivery_with_last_attempt(mut of: DeliveryHistory) -> v1::DeliveryStatus
     delivery(of)
 }
 
-fn attempt(attempt: v1::Attempt) -> v1::DeliveryAttempt {
+fn attempt(attempt: internal::Attempt) -> v1::DeliveryAttempt {
     v1::DeliveryAttempt {
         number: attempt.number,
         started_at: milliseconds(attempt.started_at_ms),
@@ -62,7 +62,7 @@ pub fn pause(pause: Pause) -> v1::LanePause {
 }
 
 /// How an attempt ended, for a person.
-pub fn ended(attempt: &v1::Attempt) -> String {
+pub fn ended(attempt: &internal::Attempt) -> String {
     match (attempt.error.is_empty(), attempt.class(), attempt.status) {
         (false, ..) => attempt.error.clone(),
         (true, v1::AttemptClass::HttpStatus, status) => format!("answered {status}"),
@@ -71,7 +71,7 @@ pub fn ended(attempt: &v1::Attempt) -> String {
 }
 
 /// State of a receiver that is away or held.
-pub fn receiver(shard: ShardId, state: &v1::ReceiverState) -> v1::Receiver {
+pub fn receiver(shard: ShardId, state: &internal::ReceiverState) -> v1::Receiver {
     v1::Receiver {
         state: state_name(state).to_owned(),
         since: milliseconds(state.since_ms),

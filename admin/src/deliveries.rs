@@ -5,7 +5,7 @@
 //! signed like any delivery.
 
 use weft_nats::event::StoredEvent;
-use weft_proto::v1;
+use weft_proto::{internal, v1};
 
 /// Statements that create tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub trait Deliveries: std::fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// The reason why there is no destination, in one line.
-    async fn deliver(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::Attempt, String>;
+    async fn deliver(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<internal::Attempt, String>;
 
     /// Creates the tables that a destination needs, where they are missing.
     ///

@@ -32,7 +32,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, OutcomeKind, outcome_record::Record, subscription_change::Change},
+    internal::{self, OutcomeKind, outcome_record::Record, subscription_change::Change},
+    v1,
 };
 
 use super::{
@@ -221,7 +222,7 @@ async fn fill(nats: &Nats, layout: Layout, args: &HistoryArgs) -> anyhow::Result
         if group.len() == BATCH_MESSAGES_MAX || number + 1 == args.events {
             last = events.append(last, &group).await.context("events")?;
             commit.cursor = last.0;
-            let record = v1::OutcomeRecord { record: Some(Record::Commit(std::mem::take(&mut commit))) };
+            let record = internal::OutcomeRecord { record: Some(Record::Commit(std::mem::take(&mut commit))) };
             let message = records::encode(layout.outcomes_subject(SHARD), &record);
             last_outcome = outcomes.append(last_outcome, &[message]).await.context("outcomes")?;
             progress.inc(group.len() as u64);
@@ -232,20 +233,25 @@ async fn fill(nats: &Nats, layout: Layout, args: &HistoryArgs) -> anyhow::Result
     Ok(())
 }
 
-fn opening() -> v1::Commit {
-    let opened =
-        v1::Opened { name: "billing".into(), from: 1, revision: 1, types: vec!["*".into()], ..Default::default() };
+fn opening() -> internal::Commit {
+    let opened = internal::Opened {
+        name: "billing".into(),
+        from: 1,
+        revision: 1,
+        types: vec!["*".into()],
+        ..Default::default()
+    };
     let change = Some(Change::Opened(opened));
-    let opened = v1::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog: None };
-    v1::Commit { epoch: 1, subscriptions: vec![opened], ..Default::default() }
+    let opened = internal::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog: None };
+    internal::Commit { epoch: 1, subscriptions: vec![opened], ..Default::default() }
 }
 
 /// The end of the event at sequence `number + 1`.
-fn settle(commit: &mut v1::Commit, number: u64, workflow: &WorkflowId, id: EventId) {
+fn settle(commit: &mut internal::Commit, number: u64, workflow: &WorkflowId, id: EventId) {
     let (sequence, at_ms) = (number + 1, Timestamp::now().as_millisecond());
     let (is_dead, waits) = (number % ONE_OF == 1, number % ONE_OF == 2);
     let class = if is_dead || waits { v1::AttemptClass::HttpStatus } else { v1::AttemptClass::Delivered };
-    commit.attempts.push(v1::Attempt {
+    commit.attempts.push(internal::Attempt {
         subscription: BILLING.to_vec(),
         sequence,
         number: 1,
@@ -261,7 +267,7 @@ fn settle(commit: &mut v1::Commit, number: u64, workflow: &WorkflowId, id: Event
         return;
     }
     let kind = if is_dead { OutcomeKind::DeadLettered } else { OutcomeKind::Delivered };
-    commit.outcomes.push(v1::Outcome {
+    commit.outcomes.push(internal::Outcome {
         subscription: BILLING.to_vec(),
         sequence,
         kind: kind.into(),

@@ -20,7 +20,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 use super::{
@@ -89,7 +89,7 @@ pub struct Edited {
     /// The catalog with it.
     pub snapshot: Arc<Snapshot>,
     /// Changes that this request has written, also in calls before that broke off.
-    pub changes: Vec<v1::CatalogChange>,
+    pub changes: Vec<internal::CatalogChange>,
 }
 
 /// Changes the catalog of one log.
@@ -116,7 +116,7 @@ impl<L: Locate> Editor<L> {
         &self,
         stamp: &Stamp,
         call: Call<'_>,
-        decide: impl Fn(&Snapshot, &[v1::CatalogChange]) -> Result<Vec<Change>, Refusal>,
+        decide: impl Fn(&Snapshot, &[internal::CatalogChange]) -> Result<Vec<Change>, Refusal>,
     ) -> Result<Edited, EditError> {
         let mut settled = false;
         for _ in 0..CONFLICTS_MAX {
@@ -192,13 +192,18 @@ impl<L: Locate> Editor<L> {
     }
 
     /// Records a call: one command, or several where it has changed much.
-    async fn record(&self, stamp: &Stamp, call: Call<'_>, changes: &[v1::CatalogChange]) -> Result<(), EditError> {
+    async fn record(
+        &self,
+        stamp: &Stamp,
+        call: Call<'_>,
+        changes: &[internal::CatalogChange],
+    ) -> Result<(), EditError> {
         if changes.is_empty() && !call.recorded_idle {
             return Ok(());
         }
         for (part, changes) in parts(changes).into_iter().enumerate() {
             let (method, name) = (call.method.to_owned(), call.name.to_owned());
-            let edit = v1::CatalogEdit { method, name, changes, test: None };
+            let edit = internal::CatalogEdit { method, name, changes, test: None };
             record(self.catalog.connection(), self.layout, stamp, part, edit).await?;
         }
         Ok(())
@@ -215,21 +220,21 @@ pub async fn record(
     layout: Layout,
     stamp: &Stamp,
     part: usize,
-    edit: v1::CatalogEdit,
+    edit: internal::CatalogEdit,
 ) -> Result<(), EditError> {
-    let command = v1::Command {
+    let command = internal::Command {
         request_id: commands::part_id(&stamp.request_id, part),
         operator: stamp.operator.clone(),
         reason: stamp.reason.clone(),
         at_ms: connection.server_clock().now().as_millisecond(),
-        action: Some(v1::command::Action::Catalog(edit)),
+        action: Some(internal::command::Action::Catalog(edit)),
     };
     commands::append(connection, layout, RECORD_SHARD, &command).await.map(drop).map_err(EditError::Unrecorded)
 }
 
 /// Cuts changes so that each part fits a message; at least one part, which may be empty. A change that alone is too large
 /// loses the end of its diff.
-fn parts(changes: &[v1::CatalogChange]) -> Vec<Vec<v1::CatalogChange>> {
+fn parts(changes: &[internal::CatalogChange]) -> Vec<Vec<internal::CatalogChange>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
     for change in changes {
@@ -277,8 +282,8 @@ impl From<StartError> for WriteError {
 mod tests {
     use super::*;
 
-    fn change(lines: usize) -> v1::CatalogChange {
-        v1::CatalogChange { kind: "source".into(), diff: vec!["x".repeat(400); lines], ..Default::default() }
+    fn change(lines: usize) -> internal::CatalogChange {
+        internal::CatalogChange { kind: "source".into(), diff: vec!["x".repeat(400); lines], ..Default::default() }
     }
 
     /// Every change is in one record, in order; no record is larger than any server takes.
@@ -289,7 +294,7 @@ mod tests {
         assert!(parts.len() > 1);
         assert_eq!(parts.concat(), changes);
         for changes in parts {
-            let edit = v1::CatalogEdit { changes, ..Default::default() };
+            let edit = internal::CatalogEdit { changes, ..Default::default() };
             assert!(edit.encoded_len() <= ITEMS_BYTES_MAX);
         }
     }

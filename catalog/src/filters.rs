@@ -11,7 +11,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::StreamSeq,
-    v1::{self, subscription_change::Change},
+    internal::{self, subscription_change::Change},
 };
 
 use super::expression::{FilterExpression, Verdict, input_of};
@@ -42,12 +42,12 @@ pub struct Filters {
 /// A filter of the record with its compiled expression.
 #[derive(Debug, Clone, PartialEq)]
 struct Filter {
-    revision: v1::FilterRevision,
+    revision: internal::FilterRevision,
     expression: FilterExpression,
 }
 
 impl Filter {
-    fn of(revision: &v1::FilterRevision) -> Self {
+    fn of(revision: &internal::FilterRevision) -> Self {
         Self { expression: FilterExpression::of(&revision.expression), revision: revision.clone() }
     }
 
@@ -58,7 +58,7 @@ impl Filter {
 
 impl Filters {
     /// The filters that the committed record holds.
-    pub fn of(state: &v1::SubscriptionState) -> Self {
+    pub fn of(state: &internal::SubscriptionState) -> Self {
         Self { start: StreamSeq(state.from), filters: state.filters.iter().map(Filter::of).collect() }
     }
 
@@ -70,7 +70,7 @@ impl Filters {
     }
 
     /// The filter that came into force last; `None` where no version of Weft has recorded one.
-    pub fn newest(&self) -> Option<&v1::FilterRevision> {
+    pub fn newest(&self) -> Option<&internal::FilterRevision> {
         self.filters.last().map(|filter| &filter.revision)
     }
 
@@ -121,7 +121,7 @@ impl Filters {
 
 /// Whether a filter surely takes no event that `wide` does not take. Patterns and expressions are not compared with each
 /// other, so each counts as covered only where `wide` holds the same one, or no expression.
-pub fn is_covered(types: &[String], sources: &[String], expression: &str, wide: &v1::FilterRevision) -> bool {
+pub fn is_covered(types: &[String], sources: &[String], expression: &str, wide: &internal::FilterRevision) -> bool {
     if !wide.expression.is_empty() && wide.expression != expression {
         return false;
     }
@@ -139,11 +139,11 @@ pub(super) fn takes(types: &[String], sources: &[String], event_type: &str, sour
 }
 
 /// Applies a committed change to what is known of its subscription, as every reader of OUTCOMES does.
-pub fn apply_change(state: &mut v1::SubscriptionState, change: &v1::SubscriptionChange) {
+pub fn apply_change(state: &mut internal::SubscriptionState, change: &internal::SubscriptionChange) {
     match &change.change {
         Some(Change::Opened(opened)) => {
             let filter = filter(opened.from, opened.revision, &opened.types, &opened.sources, &opened.expression);
-            *state = v1::SubscriptionState {
+            *state = internal::SubscriptionState {
                 name: opened.name.clone(),
                 revision: opened.revision,
                 from: opened.from,
@@ -158,7 +158,7 @@ pub fn apply_change(state: &mut v1::SubscriptionState, change: &v1::Subscription
         Some(Change::Revised(revised)) => {
             state.revision = revised.revision;
             state.ordered = revised.ordered.or(state.ordered);
-            let v1::Revised { from, revision, types, sources, expression, .. } = revised;
+            let internal::Revised { from, revision, types, sources, expression, .. } = revised;
             if let Some(filter) = filter(*from, *revision, types, sources, expression) {
                 revise(&mut state.filters, filter, revised.settled_below);
             }
@@ -177,7 +177,7 @@ pub fn apply_change(state: &mut v1::SubscriptionState, change: &v1::Subscription
 
 /// Voids what was counted in a lost part of EVENTS, of which only events up to `kept` are left, as every reader of an
 /// adoption does: starts, filters and ends count from the beginning of that part.
-pub fn cut_off(state: &mut v1::SubscriptionState, kept: u64) {
+pub fn cut_off(state: &mut internal::SubscriptionState, kept: u64) {
     let lost = kept.saturating_add(1);
     state.from = state.from.min(lost);
     state.detached = state.detached.filter(|next| *next <= kept);
@@ -200,16 +200,16 @@ fn filter(
     types: &[String],
     sources: &[String],
     expression: &str,
-) -> Option<v1::FilterRevision> {
+) -> Option<internal::FilterRevision> {
     let (types, sources, expression) = (types.to_vec(), sources.to_vec(), expression.to_owned());
-    (!types.is_empty()).then_some(v1::FilterRevision { from, revision, types, sources, expression })
+    (!types.is_empty()).then_some(internal::FilterRevision { from, revision, types, sources, expression })
 }
 
 /// Adds a filter, and drops those that ended at or below `settled_below`.
-fn revise(filters: &mut Vec<v1::FilterRevision>, mut filter: v1::FilterRevision, settled_below: u64) {
+fn revise(filters: &mut Vec<internal::FilterRevision>, mut filter: internal::FilterRevision, settled_below: u64) {
     // The filters stay sorted regardless of what a record says.
     filter.from = filters.last().map_or(filter.from, |last| last.from.max(filter.from));
-    let is_same = |last: &v1::FilterRevision| {
+    let is_same = |last: &internal::FilterRevision| {
         last.types == filter.types && last.sources == filter.sources && last.expression == filter.expression
     };
     if filters.last().is_some_and(is_same) {
@@ -235,7 +235,7 @@ fn revise(filters: &mut Vec<v1::FilterRevision>, mut filter: v1::FilterRevision,
 }
 
 /// Makes `next` take from `earlier.from` on what either takes.
-fn merge(next: &mut v1::FilterRevision, earlier: v1::FilterRevision) {
+fn merge(next: &mut internal::FilterRevision, earlier: internal::FilterRevision) {
     next.from = earlier.from;
     if next.sources.is_empty() || earlier.sources.is_empty() {
         next.sources.clear();

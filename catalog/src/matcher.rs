@@ -10,7 +10,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 use super::{
@@ -51,7 +51,7 @@ impl Matcher {
 
     /// The same subscription by another filter.
     #[must_use]
-    pub fn with_filter(self, filter: &v1::FilterRevision) -> Self {
+    pub fn with_filter(self, filter: &internal::FilterRevision) -> Self {
         let expression = FilterExpression::of(&filter.expression);
         Self { types: filter.types.clone(), sources: filter.sources.clone(), expression, ..self }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::snapshot::Snapshot;
@@ -28,7 +28,7 @@ pub struct Orphan {
 }
 
 /// The subscriptions that are open in the log, by shard, and that the catalog neither has nor knows to be removed.
-pub fn orphans(open: &[(ShardId, v1::SubscriptionState)], snapshot: &Snapshot, layout: Layout) -> Vec<Orphan> {
+pub fn orphans(open: &[(ShardId, internal::SubscriptionState)], snapshot: &Snapshot, layout: Layout) -> Vec<Orphan> {
     let mut found: BTreeMap<SubscriptionUid, Orphan> = BTreeMap::new();
     for (shard, state) in open.iter().filter(|(_, state)| !snapshot.knows(&state.subscription)) {
         let Some(uid) = SubscriptionUid::from_slice(&state.subscription) else { continue };
@@ -56,15 +56,17 @@ pub fn orphans(open: &[(ShardId, v1::SubscriptionState)], snapshot: &Snapshot, l
 mod tests {
     use std::sync::Arc;
 
+    use weft_proto::{internal, v1};
+
     use super::*;
     use crate::{
         change::adopt,
         snapshot::{Removal, Revised},
     };
 
-    fn state(uid: u8, name: &str, from: u64) -> v1::SubscriptionState {
-        let filter = v1::FilterRevision { types: vec!["order.*".into()], ..Default::default() };
-        v1::SubscriptionState {
+    fn state(uid: u8, name: &str, from: u64) -> internal::SubscriptionState {
+        let filter = internal::FilterRevision { types: vec!["order.*".into()], ..Default::default() };
+        internal::SubscriptionState {
             subscription: vec![uid; 16],
             name: name.into(),
             from,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weft_nats::message::Stored;
-use weft_proto::v1;
+use weft_proto::{internal, v1};
 
 use super::{
     diff::diff,
@@ -17,7 +17,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct RequestChanges<'a> {
     request_id: &'a str,
-    pub written: Vec<v1::CatalogChange>,
+    pub written: Vec<internal::CatalogChange>,
 }
 
 impl<'a> RequestChanges<'a> {
@@ -47,7 +47,7 @@ impl<'a> RequestChanges<'a> {
         };
         // A message that does not count says nothing of who wrote it either.
         let Some(diff) = diff else { return };
-        self.written.push(v1::CatalogChange {
+        self.written.push(internal::CatalogChange {
             kind: kind.as_str().to_owned(),
             name: name.to_owned(),
             action: text(&message.headers, ACTION).unwrap_or_default(),

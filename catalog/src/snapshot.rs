@@ -7,7 +7,10 @@ use std::{
 
 use jiff::Timestamp;
 use weft_nats::subject::CATALOG_BUCKET;
-use weft_proto::v1::{ApiKey, CatalogPosition, Source, Subscription};
+use weft_proto::{
+    internal::CatalogPosition,
+    v1::{ApiKey, Source, Subscription},
+};
 
 /// Something of the catalog with the revision of its key: grows with every change in the bucket.
 #[derive(Debug, Clone, PartialEq)]

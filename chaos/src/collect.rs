@@ -6,7 +6,10 @@ use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::{self, Message, consumer::DeliverPolicy, consumer::pull::OrderedConfig};
 use futures_util::StreamExt as _;
 use prost::Message as _;
-use weft_proto::v1::{self, outcome_record::Record, subscription_change};
+use weft_proto::{
+    internal::{self, outcome_record::Record, subscription_change},
+    v1,
+};
 
 use crate::{
     catalog::hex,
@@ -139,7 +142,7 @@ impl Collector {
 
     fn commit(&mut self, shard: u32, message: &Message) -> anyhow::Result<()> {
         let sequence = message.info().map_err(|error| anyhow!("OUTCOMES: {error}"))?.stream_sequence;
-        let record = v1::OutcomeRecord::decode(message.payload.clone()).context("a record of OUTCOMES")?;
+        let record = internal::OutcomeRecord::decode(message.payload.clone()).context("a record of OUTCOMES")?;
         let Some(Record::Commit(commit)) = record.record else { return Ok(()) };
         for outcome in commit.outcomes.iter().filter(|outcome| !outcome.workflow_id.starts_with(OWN_WORKFLOWS)) {
             self.outcomes.extend(read_outcome(shard, sequence, commit.epoch, outcome));
@@ -154,14 +157,14 @@ impl Collector {
     }
 }
 
-fn read_outcome(shard: u32, commit: u64, epoch: u64, outcome: &v1::Outcome) -> Option<Outcome> {
+fn read_outcome(shard: u32, commit: u64, epoch: u64, outcome: &internal::Outcome) -> Option<Outcome> {
     let kind = match outcome.kind() {
-        v1::OutcomeKind::Delivered => OutcomeKind::Delivered,
-        v1::OutcomeKind::DeadLettered => OutcomeKind::DeadLettered,
-        v1::OutcomeKind::Discarded => OutcomeKind::Discarded,
-        v1::OutcomeKind::Unrouted => OutcomeKind::Unrouted,
-        v1::OutcomeKind::Resolved => OutcomeKind::Resolved,
-        v1::OutcomeKind::Unspecified => return None,
+        internal::OutcomeKind::Delivered => OutcomeKind::Delivered,
+        internal::OutcomeKind::DeadLettered => OutcomeKind::DeadLettered,
+        internal::OutcomeKind::Discarded => OutcomeKind::Discarded,
+        internal::OutcomeKind::Unrouted => OutcomeKind::Unrouted,
+        internal::OutcomeKind::Resolved => OutcomeKind::Resolved,
+        internal::OutcomeKind::Unspecified => return None,
     };
     Some(Outcome {
         shard,

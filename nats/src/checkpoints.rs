@@ -10,7 +10,7 @@
 use jiff::Timestamp;
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 
 use crate::{
@@ -35,7 +35,7 @@ pub struct Checkpoint {
     /// Sequence of the end.
     seq: StreamSeq,
     /// The end.
-    pub end: v1::CheckpointEnd,
+    pub end: internal::CheckpointEnd,
     /// When the end was stored.
     pub ended_at: Timestamp,
 }
@@ -65,7 +65,7 @@ pub enum ChunkError {
 }
 
 fn record(message: &Stored) -> Option<Record> {
-    records::decode::<v1::OutcomeRecord>(message)?.record
+    records::decode::<internal::OutcomeRecord>(message)?.record
 }
 
 fn unavailable(error: &EnsureError) -> DirectError {
@@ -161,7 +161,7 @@ impl Chunks<'_> {
     /// # Errors
     ///
     /// [`ChunkError`].
-    pub async fn next(&mut self) -> Result<Option<Vec<v1::CheckpointChunk>>, ChunkError> {
+    pub async fn next(&mut self) -> Result<Option<Vec<internal::CheckpointChunk>>, ChunkError> {
         let Checkpoint { stream, subject, seq, end, .. } = self.checkpoint;
         while self.read < end.chunks {
             let messages =

@@ -8,7 +8,7 @@ use prost::Message as _;
 use tokio::time::sleep;
 use weft_proto::{
     ids::{Run, ShardId},
-    v1,
+    internal,
 };
 
 use crate::{connect::Connection, options::MESSAGE_OVERHEAD_BYTES, records, subject::Layout};
@@ -61,7 +61,7 @@ pub async fn append(
     connection: &Connection,
     layout: Layout,
     shard: ShardId,
-    command: &v1::Command,
+    command: &internal::Command,
 ) -> Result<Run, String> {
     let payload = Bytes::from(command.encode_to_vec());
     let mut tried = 0;
@@ -82,7 +82,7 @@ pub async fn append(
 async fn publish(
     connection: &Connection,
     subject: String,
-    command: &v1::Command,
+    command: &internal::Command,
     payload: Bytes,
 ) -> Result<Run, String> {
     // While it is disconnected the client queues: the command would be stored when no caller waits for it any more.

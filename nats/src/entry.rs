@@ -1,6 +1,6 @@
 //! Messages of EVENTS: events, and the records between them.
 
-use weft_proto::v1::Heads;
+use weft_proto::internal::Heads;
 
 use crate::{
     erasure::Erasure,

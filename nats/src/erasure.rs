@@ -8,7 +8,7 @@
 use jiff::Timestamp;
 use weft_proto::{
     ids::{EventId, SequenceNumber, StreamSeq, WorkflowId},
-    v1::ErasedEvent,
+    internal::ErasedEvent,
 };
 
 use crate::{

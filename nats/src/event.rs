@@ -364,7 +364,7 @@ mod tests {
     use proptest::prelude::*;
     use weft_proto::{
         ids::ShardId,
-        v1::{self, Heads},
+        internal::{self, Heads},
     };
 
     use super::*;
@@ -430,7 +430,7 @@ mod tests {
             for subject in elsewhere.into_iter().filter(|subject| *subject != layout.event_subject(&event.workflow)) {
                 prop_assert!(matches!(Entry::decode(layout, &delivered(subject)), Entry::Foreign(_)));
             }
-            prop_assert_eq!(records::decode::<v1::Command>(&delivered("commands.0".into())), None);
+            prop_assert_eq!(records::decode::<internal::Command>(&delivered("commands.0".into())), None);
         }
     }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use weft_proto::{
     ids::{EventId, StreamSeq},
-    v1,
+    internal,
 };
 
 use crate::{
@@ -279,7 +279,7 @@ impl BehindWatch {
     }
 }
 
-impl From<&Position> for v1::LogPosition {
+impl From<&Position> for internal::LogPosition {
     fn from(position: &Position) -> Self {
         let mark = position.mark.as_ref();
         Self {
@@ -291,8 +291,8 @@ impl From<&Position> for v1::LogPosition {
     }
 }
 
-impl From<&v1::LogPosition> for Position {
-    fn from(stored: &v1::LogPosition) -> Self {
+impl From<&internal::LogPosition> for Position {
+    fn from(stored: &internal::LogPosition) -> Self {
         let id = <[u8; 16]>::try_from(stored.event_id.as_ref()).ok().map(EventId::from_bytes);
         Self {
             created: from_nanos(stored.created_ns),
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn a_position_survives_its_encoding() {
         let mut position = Position::start(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
-        let again = |position: &Position| Position::from(&v1::LogPosition::from(position));
+        let again = |position: &Position| Position::from(&internal::LogPosition::from(position));
         assert_eq!(again(&position), position);
         position.advance(&message(u64::MAX, EventId::unique()));
         assert_eq!(again(&position), position);

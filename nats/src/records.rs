@@ -7,7 +7,7 @@
 use prost::Message;
 use weft_proto::{
     ids::EventId,
-    v1::{Head, Heads},
+    internal::{Head, Heads},
 };
 
 use crate::{

@@ -5,10 +5,13 @@
 
 use std::fmt;
 
-use crate::v1::{
-    ApiKey, BasicAuth, BearerAuth, ClientTls, CreateApiKeyResponse, ErasedEvent, GithubScheme, HmacScheme,
-    HttpDestination, HttpHeader, HttpProxy, NatsDestination, OAuth2ClientCredentials, PostgresDestination,
-    ShopifyScheme, SlackScheme, StandardScheme, StripeScheme,
+use crate::{
+    internal::ErasedEvent,
+    v1::{
+        ApiKey, BasicAuth, BearerAuth, ClientTls, CreateApiKeyResponse, GithubScheme, HmacScheme, HttpDestination,
+        HttpHeader, HttpProxy, NatsDestination, OAuth2ClientCredentials, PostgresDestination, ShopifyScheme,
+        SlackScheme, StandardScheme, StripeScheme,
+    },
 };
 
 /// Shown in place of a secret.
@@ -108,7 +111,9 @@ mod tests {
     use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 
     use super::*;
-    use crate::FILE_DESCRIPTOR_SET;
+
+    /// Of both packages.
+    const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft_all_descriptor.bin"));
 
     include!("secret_fields.rs");
 
@@ -123,7 +128,7 @@ mod tests {
         format!("{message:?} {message:#?}")
     }
 
-    /// The messages of our package with a secret field, and that field's number.
+    /// The messages of our packages with a secret field, and that field's number.
     fn secret_fields() -> Vec<(String, u32)> {
         fn walk(prefix: &str, message: &DescriptorProto, found: &mut Vec<(String, u32)>) {
             let name = format!("{prefix}{}", message.name());
@@ -135,7 +140,7 @@ mod tests {
         }
         let mut found = Vec::new();
         for file in FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap().file {
-            if file.package() == "weft.v1" {
+            if file.package().starts_with("weft.") {
                 file.message_type.iter().for_each(|message| walk("", message, &mut found));
             }
         }

@@ -8,7 +8,7 @@ use weft_expression::Expression;
 use weft_nats::{clock::ServerClock, envelope, event::StoredEvent};
 use weft_proto::{
     ids::{Run, ShardId, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 use weft_worker::{
     destination::{
@@ -79,13 +79,13 @@ impl Deliveries for WorkerDeliveries {
         Ok(planned)
     }
 
-    async fn deliver(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::Attempt, String> {
+    async fn deliver(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<internal::Attempt, String> {
         let destinations = self.destinations();
         destinations.put(subscription).map_err(|invalid| invalid.to_string())?;
         let event_id = event.event.id.to_vec();
         let delivery = delivery(subscription, event)?;
         let end = destinations.deliver(delivery).await.map_err(|not_sent| not_sent.to_string())?;
-        Ok(v1::Attempt {
+        Ok(internal::Attempt {
             subscription: subscription.uid.clone(),
             number: 1,
             started_at_ms: end.started_at.as_millisecond(),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use weft_nats::{append::Appender, records, streams};
 use weft_proto::{
     ids::StreamSeq,
-    v1::{self, command::Action, outcome_record::Record},
+    internal::{self, command::Action, outcome_record::Record},
 };
 
 use crate::{
@@ -25,9 +25,9 @@ const READ: Bounds = Bounds { messages: 500, bytes: 8 << 20 };
 pub(crate) struct Adoption {
     /// Its COMMANDS sequence.
     seq: StreamSeq,
-    command: v1::Command,
-    events: v1::LogPosition,
-    commands: v1::LogPosition,
+    command: internal::Command,
+    events: internal::LogPosition,
+    commands: internal::LogPosition,
 }
 
 /// Finds adoptions in COMMANDS.
@@ -51,7 +51,7 @@ impl AdoptionFinder {
             let subject = log.layout.commands_subject(log.shard);
             let read = log.try_range(&stream, &subject, next, state.last, READ).await?;
             for message in &read.messages {
-                let Some(command) = records::decode::<v1::Command>(message) else { continue };
+                let Some(command) = records::decode::<internal::Command>(message) else { continue };
                 if let Some(adoption) = Adoption::of(log, positions, message.seq, command).await? {
                     found = Some(adoption);
                 }
@@ -78,7 +78,7 @@ impl Adoption {
         log: &Log,
         positions: &Positions,
         seq: StreamSeq,
-        command: v1::Command,
+        command: internal::Command,
     ) -> Result<Option<Self>, RecoveryError> {
         let Some(Action::Adopt(wanted)) = &command.action else { return Ok(None) };
         let is_here = wanted.shard == log.shard.0
@@ -105,22 +105,22 @@ pub(crate) async fn commit(
     adoption: Adoption,
 ) -> Result<(), DriverError> {
     let Adoption { seq, command, events, commands } = adoption;
-    let v1::Command { request_id, operator, reason, .. } = command;
+    let internal::Command { request_id, operator, reason, .. } = command;
     tracing::warn!(
         shard = %log.shard, operator, reason, events = events.sequence, commands = commands.sequence,
         "shard adopted: outcomes of later events are void"
     );
-    let commit = v1::Commit {
+    let commit = internal::Commit {
         epoch: positions.epoch + 1,
         worker: worker.to_owned(),
         cursor: events.sequence,
         commands_cursor: commands.sequence,
         events: Some(events),
         commands: Some(commands),
-        results: vec![v1::CommandResult { command: seq.0, request_id, items: Vec::new() }],
+        results: vec![internal::CommandResult { command: seq.0, request_id, items: Vec::new() }],
         at_ms: Timestamp::now().as_millisecond(),
         copied: positions.copied,
-        adopted: Some(v1::Adoption {
+        adopted: Some(internal::Adoption {
             command: seq.0,
             operator,
             reason,
@@ -129,7 +129,7 @@ pub(crate) async fn commit(
         }),
         ..Default::default()
     };
-    let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
+    let record = internal::OutcomeRecord { record: Some(Record::Commit(commit)) };
     let message = records::encode(log.layout.outcomes_subject(log.shard), &record);
     let appender = Appender::new(log.connection.clone());
     let stream = log.layout.outcomes_stream(log.shard);

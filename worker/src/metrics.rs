@@ -4,7 +4,8 @@ use jiff::SignedDuration;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
-    v1::{AttemptClass, Outcome, OutcomeKind},
+    internal::{Outcome, OutcomeKind},
+    v1::AttemptClass,
 };
 
 use crate::lane::{AttemptEnd, AttemptResult};

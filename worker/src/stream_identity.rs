@@ -12,7 +12,7 @@ use weft_nats::{
     position::{BehindWatch, Mark, Mismatch, Position, PositionCheck, verify_once},
     streams::{self, LeaderView},
 };
-use weft_proto::{ids::StreamSeq, v1};
+use weft_proto::{ids::StreamSeq, internal};
 
 use crate::{
     ledger::{RecoveryError, tables::Positions},
@@ -101,7 +101,7 @@ pub(crate) async fn compare(log: &Log, positions: &Positions) -> Result<Comparis
 async fn compare_stream(
     log: &Log,
     stream: String,
-    stored: Option<&v1::LogPosition>,
+    stored: Option<&internal::LogPosition>,
     cursor: StreamSeq,
 ) -> Result<Result<Position, Difference>, RecoveryError> {
     let ledger = match stored {
@@ -136,7 +136,7 @@ pub(crate) async fn commands_are_known(log: &Log, positions: &Positions) -> Resu
 /// # Errors
 ///
 /// As [`compare`].
-pub(crate) async fn holds(log: &Log, stream: String, position: &v1::LogPosition) -> Result<bool, RecoveryError> {
+pub(crate) async fn holds(log: &Log, stream: String, position: &internal::LogPosition) -> Result<bool, RecoveryError> {
     Ok(compare_stream(log, stream, Some(position), StreamSeq(position.sequence)).await?.is_ok())
 }
 

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use weft_index::history::{AuditEntry, AuditFilter};
-use weft_proto::v1::{self, audit_service_server::AuditService, command::Action};
+use weft_proto::{
+    internal::{self, command::Action},
+    v1::{self, audit_service_server::AuditService},
+};
 
 use super::{events::page_size, page_token, state::State};
 use crate::{
@@ -83,7 +86,7 @@ fn view(entry: AuditEntry) -> Option<v1::AuditEntry> {
 }
 
 /// The differences of a change of the catalog; of several entries, each behind its name.
-fn lines(edit: &v1::CatalogEdit) -> Vec<String> {
+fn lines(edit: &internal::CatalogEdit) -> Vec<String> {
     let test = edit.test.as_ref().map(|test| format!("test: {}", test.message));
     let several = edit.changes.len() > 1;
     let changes = edit.changes.iter().flat_map(|change| {

@@ -3,7 +3,10 @@
 use tonic::Status;
 use weft_catalog::keys::Grant;
 use weft_index::history::{CommandItem, ItemProgress, StoredCommand};
-use weft_proto::v1::{self, OutcomeKind, command::Action};
+use weft_proto::{
+    internal::{self, OutcomeKind, command::Action},
+    v1,
+};
 
 use super::{
     command::{Call, cut, item},
@@ -59,7 +62,7 @@ pub(super) async fn close(
     let mut commands = call.stored(log, is_same).await?;
     if commands.is_empty() {
         let items: Vec<_> = what.select(log, grant).await?.iter().map(item).collect();
-        let close = |items| Action::Close(v1::CloseDeadLetters { items, kind: kind.into() });
+        let close = |items| Action::Close(internal::CloseDeadLetters { items, kind: kind.into() });
         commands = call.command(log, cut(&items, close)).await?;
     }
     for command in &commands {

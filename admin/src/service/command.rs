@@ -12,7 +12,7 @@ use weft_index::history::{DeadLetter, PART_SEPARATOR, StoredCommand};
 use weft_nats::commands::{self, ITEMS_BYTES_MAX, cut_reason, part_id};
 use weft_proto::{
     ids::{Run, ShardId},
-    v1::{self, command::Action},
+    internal::{self, command::Action},
 };
 
 use super::state::{COMMAND_TIMEOUT, LogState, reused};
@@ -75,12 +75,12 @@ impl Call {
     }
 
     /// The first command of a shard has the request's id, the others a suffix: owners execute each id once.
-    fn commands(&self, now: Timestamp, actions: Vec<(ShardId, Action)>) -> Vec<(ShardId, v1::Command)> {
-        let mut commands: Vec<(ShardId, v1::Command)> = Vec::with_capacity(actions.len());
+    fn commands(&self, now: Timestamp, actions: Vec<(ShardId, Action)>) -> Vec<(ShardId, internal::Command)> {
+        let mut commands: Vec<(ShardId, internal::Command)> = Vec::with_capacity(actions.len());
         let mut part = 0;
         for (shard, action) in actions {
             part = if commands.last().is_some_and(|(last, _)| *last == shard) { part + 1 } else { 0 };
-            let command = v1::Command {
+            let command = internal::Command {
                 request_id: part_id(&self.request_id, part),
                 operator: self.operator.clone(),
                 reason: self.reason.clone(),
@@ -98,7 +98,7 @@ impl Call {
 /// # Errors
 ///
 /// LOG_UNAVAILABLE.
-pub(super) async fn append_record(log: &LogState, command: &v1::Command) -> Result<Run, Status> {
+pub(super) async fn append_record(log: &LogState, command: &internal::Command) -> Result<Run, Status> {
     append(log, weft_catalog::edit::RECORD_SHARD, command).await
 }
 
@@ -116,8 +116,8 @@ pub(super) fn request_id(given: &str) -> Result<String, Status> {
 
 /// The actions that name all of these items, which are sorted by shard.
 pub(super) fn cut(
-    items: &[(ShardId, v1::RedriveItem)],
-    action: impl Fn(Vec<v1::RedriveItem>) -> Action,
+    items: &[(ShardId, internal::RedriveItem)],
+    action: impl Fn(Vec<internal::RedriveItem>) -> Action,
 ) -> Vec<(ShardId, Action)> {
     let of_shards = items.chunk_by(|one, other| one.0 == other.0);
     let parts = of_shards.flat_map(|of_shard| parts(of_shard).into_iter().map(|part| (of_shard[0].0, part)));
@@ -125,9 +125,9 @@ pub(super) fn cut(
 }
 
 /// The item of a command for a dead letter.
-pub(super) fn item(dead_letter: &DeadLetter) -> (ShardId, v1::RedriveItem) {
+pub(super) fn item(dead_letter: &DeadLetter) -> (ShardId, internal::RedriveItem) {
     let place = &dead_letter.place;
-    let item = v1::RedriveItem {
+    let item = internal::RedriveItem {
         subscription: place.uid.to_vec(),
         subscription_name: place.subscription.clone(),
         sequence: place.seq.0,
@@ -139,8 +139,8 @@ pub(super) fn item(dead_letter: &DeadLetter) -> (ShardId, v1::RedriveItem) {
     (place.shard, item)
 }
 
-fn parts(items: &[(ShardId, v1::RedriveItem)]) -> Vec<Vec<v1::RedriveItem>> {
-    let mut parts: Vec<Vec<v1::RedriveItem>> = Vec::new();
+fn parts(items: &[(ShardId, internal::RedriveItem)]) -> Vec<Vec<internal::RedriveItem>> {
+    let mut parts: Vec<Vec<internal::RedriveItem>> = Vec::new();
     let mut bytes = 0;
     for (_, item) in items {
         // Key and length of the field.
@@ -160,7 +160,7 @@ fn parts(items: &[(ShardId, v1::RedriveItem)]) -> Vec<Vec<v1::RedriveItem>> {
 }
 
 /// Appends a command. Returns its run.
-async fn append(log: &LogState, shard: ShardId, command: &v1::Command) -> Result<Run, Status> {
+async fn append(log: &LogState, shard: ShardId, command: &internal::Command) -> Result<Run, Status> {
     commands::append(&log.connection, log.layout, shard, command).await.map_err(|problem| {
         let message = format!(
             "the command could not be stored: {problem}; part of it may have been: repeat the call under another \
@@ -175,7 +175,10 @@ mod tests {
     use weft_index::history::Decision;
     use weft_index::history::{DeadLetterPlace, status::DeadLetterStatus};
     use weft_nats::options::MESSAGE_OVERHEAD_BYTES;
-    use weft_proto::ids::{EventId, StreamSeq, SubscriptionUid, WorkflowId};
+    use weft_proto::{
+        ids::{EventId, StreamSeq, SubscriptionUid, WorkflowId},
+        internal, v1,
+    };
 
     use super::*;
 
@@ -216,12 +219,12 @@ mod tests {
             .collect();
         let items: Vec<_> = selected.iter().map(item).collect();
         let call = Call { request_id: "again".into(), operator: "admin".into(), reason: cut_reason(&"r".repeat(2000)) };
-        let redrive = |items| Action::Redrive(v1::Redrive { items });
+        let redrive = |items| Action::Redrive(internal::Redrive { items });
         let commands = call.commands(Timestamp::UNIX_EPOCH, cut(&items, redrive));
         let mut sequences = Vec::new();
         for (shard, command) in &commands {
             assert!(command.encoded_len() < MESSAGE_OVERHEAD_BYTES as usize);
-            let Some(v1::command::Action::Redrive(redrive)) = &command.action else { panic!("a redrive") };
+            let Some(internal::command::Action::Redrive(redrive)) = &command.action else { panic!("a redrive") };
             assert!((1..=ITEMS_MAX).contains(&redrive.items.len()));
             sequences.extend(redrive.items.iter().map(|item| (*shard, item.sequence)));
         }

@@ -27,7 +27,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, StreamSeq, WorkflowId},
-    v1::{self, Rejected, command::Action},
+    internal::{self, command::Action},
+    v1::{self, Rejected},
 };
 
 use super::{
@@ -49,7 +50,7 @@ const READ_BYTES: usize = 4 << 20;
 /// Events that a call erases.
 #[derive(Debug, Default)]
 struct Selected {
-    items: Vec<v1::ErasedItem>,
+    items: Vec<internal::ErasedItem>,
     has_more: bool,
 }
 
@@ -84,8 +85,9 @@ pub(super) async fn erase(
         let selected = select(log, &request).await?;
         has_more = selected.has_more;
         let parts = parts(selected.items).into_iter();
-        let actions = parts
-            .map(|items| (weft_catalog::edit::RECORD_SHARD, Action::Erase(v1::EraseEvents { items, done: false })));
+        let actions = parts.map(|items| {
+            (weft_catalog::edit::RECORD_SHARD, Action::Erase(internal::EraseEvents { items, done: false }))
+        });
         stored = call.command(log, actions.collect()).await?;
     }
     let removed = carry_out(log, &stored).await?;
@@ -115,7 +117,7 @@ pub(super) async fn carry_out(log: &LogState, stored: &[StoredCommand]) -> Resul
     };
     let items: Vec<_> = stored.iter().flat_map(items_of).cloned().collect();
     let mut removed = remove_rejected(log, &items).await?;
-    let erase = |item: v1::ErasedItem| {
+    let erase = |item: internal::ErasedItem| {
         let by = by.clone();
         async move { erase_one(log, &item, &by).await }
     };
@@ -127,10 +129,10 @@ pub(super) async fn carry_out(log: &LogState, stored: &[StoredCommand]) -> Resul
     let is_done =
         stored.iter().any(|stored| matches!(&stored.command.action, Some(Action::Erase(erase)) if erase.done));
     if !is_done {
-        let done = v1::Command {
+        let done = internal::Command {
             request_id: part_id(base(&first.request_id), DONE_PART),
             at_ms: by.at.as_millisecond(),
-            action: Some(Action::Erase(v1::EraseEvents { items: Vec::new(), done: true })),
+            action: Some(Action::Erase(internal::EraseEvents { items: Vec::new(), done: true })),
             ..first.clone()
         };
         append_record(log, &done).await?;
@@ -163,7 +165,7 @@ fn base(request_id: &str) -> &str {
     request_id.split_once(weft_index::history::PART_SEPARATOR).map_or(request_id, |(base, _)| base)
 }
 
-fn items_of(stored: &StoredCommand) -> &[v1::ErasedItem] {
+fn items_of(stored: &StoredCommand) -> &[internal::ErasedItem] {
     match &stored.command.action {
         Some(Action::Erase(erase)) => &erase.items,
         _ => &[],
@@ -171,7 +173,7 @@ fn items_of(stored: &StoredCommand) -> &[v1::ErasedItem] {
 }
 
 /// Items in parts that fit a command; at least one part.
-fn parts(items: Vec<v1::ErasedItem>) -> Vec<Vec<v1::ErasedItem>> {
+fn parts(items: Vec<internal::ErasedItem>) -> Vec<Vec<internal::ErasedItem>> {
     let (mut parts, mut bytes) = (vec![Vec::new()], 0);
     for item in items {
         // Key and length of the field.
@@ -263,12 +265,12 @@ async fn of_workflow(log: &LogState, workflow: &WorkflowId) -> Result<Selected, 
     Ok(selected)
 }
 
-fn item(seq: StreamSeq, event: EventId, workflow: &WorkflowId) -> v1::ErasedItem {
-    v1::ErasedItem { sequence: seq.0, event_id: event.to_vec(), workflow_id: workflow.as_str().to_owned() }
+fn item(seq: StreamSeq, event: EventId, workflow: &WorkflowId) -> internal::ErasedItem {
+    internal::ErasedItem { sequence: seq.0, event_id: event.to_vec(), workflow_id: workflow.as_str().to_owned() }
 }
 
 /// Appends the record of an erased event, and removes its message and the copies of its dead letters.
-async fn erase_one(log: &LogState, item: &v1::ErasedItem, by: &Author) -> Result<Removed, Status> {
+async fn erase_one(log: &LogState, item: &internal::ErasedItem, by: &Author) -> Result<Removed, Status> {
     let (Ok(workflow), Some(id)) = (WorkflowId::new(item.workflow_id.as_str()), EventId::from_slice(&item.event_id))
     else {
         return Ok(Removed::default());
@@ -310,7 +312,7 @@ pub(super) async fn erase_stored(log: &LogState, message: &Stored, event: Event,
 }
 
 /// The event of an item as EVENTS has it.
-async fn stored(log: &LogState, item: &v1::ErasedItem) -> Result<Option<(Stored, Event)>, Status> {
+async fn stored(log: &LogState, item: &internal::ErasedItem) -> Result<Option<(Stored, Event)>, Status> {
     let Ok(workflow) = WorkflowId::new(item.workflow_id.as_str()) else { return Ok(None) };
     let stream = log.layout.events_stream(log.layout.shard_of(&workflow));
     let message = direct::get(&log.connection, &stream, StreamSeq(item.sequence)).await.map_err(of_direct)?;
@@ -342,7 +344,7 @@ async fn copies(log: &LogState, subject: &str) -> Result<Vec<Stored>, Status> {
 
 /// Removes refused requests with the body or the delivery id of one of these events: it was sent before and refused. Comes
 /// before the events are removed, since their bodies are unknown afterwards.
-async fn remove_rejected(log: &LogState, items: &[v1::ErasedItem]) -> Result<Removed, Status> {
+async fn remove_rejected(log: &LogState, items: &[internal::ErasedItem]) -> Result<Removed, Status> {
     let (mut bodies, mut deliveries, mut sources) = (HashSet::new(), HashSet::new(), BTreeSet::new());
     for item in items {
         let Some((_, event)) = stored(log, item).await? else { continue };

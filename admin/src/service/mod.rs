@@ -26,8 +26,9 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::ShardId,
+    internal,
     v1::{
-        self, audit_service_server::AuditServiceServer, catalog_service_server::CatalogServiceServer,
+        audit_service_server::AuditServiceServer, catalog_service_server::CatalogServiceServer,
         dead_letter_service_server::DeadLetterServiceServer, event_service_server::EventServiceServer,
         rejected_service_server::RejectedServiceServer, replay_service_server::ReplayServiceServer,
         shard_service_server::ShardServiceServer, stats_service_server::StatsServiceServer,
@@ -126,7 +127,7 @@ impl LogSubscriptions {
     /// # Errors
     ///
     /// In one line: the history has not been opened, or lags. Transient.
-    pub async fn unknown(&self, catalog: &Snapshot) -> Result<Vec<(ShardId, v1::SubscriptionState)>, String> {
+    pub async fn unknown(&self, catalog: &Snapshot) -> Result<Vec<(ShardId, internal::SubscriptionState)>, String> {
         let history = self.history.borrow().clone();
         let history = history.ok_or_else(|| "waits for the history".to_owned())?;
         history.unknown_subscriptions_now(catalog, HISTORY_TIMEOUT).await.map_err(|error| error.to_string())

@@ -10,7 +10,8 @@ use weft_catalog::keys::Grant;
 use weft_index::history::{ItemProgress, StoredCommand};
 use weft_proto::{
     ids::EventId,
-    v1::{self, OutcomeKind, ReplayAction, command::Action, replay_service_server::ReplayService},
+    internal::{self, OutcomeKind, ReplayAction, command::Action},
+    v1::{self, replay_service_server::ReplayService},
 };
 
 use super::{
@@ -64,7 +65,7 @@ impl Replays {
                 return Err(refuse(Code::Conflict, format!("replay {id} is {state}: {problem}")));
             }
             let order = |part: &StoredCommand| {
-                let order = v1::ReplayOrder { replay: id.to_owned(), run: part.run.0, action: action.into() };
+                let order = internal::ReplayOrder { replay: id.to_owned(), run: part.run.0, action: action.into() };
                 (part.shard, Action::ReplayOrder(order))
             };
             call.command(log, parts.iter().map(order).collect()).await?;
@@ -107,7 +108,9 @@ impl ReplayService for Replays {
             if selected.items.is_empty() {
                 return Err(refuse(Code::NotFound, selected.nothing()));
             }
-            parts = call.command(log, cut(&selected.items, |items| Action::Replay(v1::ReplayEvents { items }))).await?;
+            parts = call
+                .command(log, cut(&selected.items, |items| Action::Replay(internal::ReplayEvents { items })))
+                .await?;
         }
         view(log, &call.request_id, &parts).await.map(Response::new)
     }

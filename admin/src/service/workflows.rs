@@ -11,7 +11,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, LaneAction, command::Action, workflow_service_server::WorkflowService},
+    internal::{self, LaneAction, command::Action},
+    v1::{self, workflow_service_server::WorkflowService},
 };
 
 use super::{
@@ -226,8 +227,8 @@ impl LaneRequest {
         log: &LogState,
         uid: SubscriptionUid,
         workflow: &WorkflowId,
-    ) -> Result<(ShardId, v1::LaneOrder), Status> {
-        let mut order = v1::LaneOrder {
+    ) -> Result<(ShardId, internal::LaneOrder), Status> {
+        let mut order = internal::LaneOrder {
             subscription: uid.to_vec(),
             subscription_name: self.subscription.clone(),
             workflow_id: self.workflow_id.clone(),
@@ -237,7 +238,7 @@ impl LaneRequest {
         if matches!(self.action, LaneAction::Retry | LaneAction::Skip) {
             let named = self.named(log, workflow).await?;
             let is_named = |seq: u64| named.as_ref().is_none_or(|named| named.seqs.contains(&seq));
-            let unsettled = |lane: &v1::Lane| lane.next <= lane.last && (!lane.unordered || is_named(lane.last));
+            let unsettled = |lane: &internal::Lane| lane.next <= lane.last && (!lane.unordered || is_named(lane.last));
             let lane = find(log, uid, workflow, unsettled).await?.ok_or_else(|| {
                 let Self { subscription, workflow_id, .. } = self;
                 unknown(Code::NotFound, format!("nothing of workflow {workflow_id} is unsettled for {subscription}"))
@@ -312,7 +313,7 @@ async fn find(
     log: &LogState,
     uid: SubscriptionUid,
     workflow: &WorkflowId,
-    wanted: impl Fn(&v1::Lane) -> bool,
+    wanted: impl Fn(&internal::Lane) -> bool,
 ) -> Result<Option<LaneHistory>, Status> {
     let filter = LaneFilter { workflow: Some(workflow.as_str().to_owned()), ..LaneFilter::default() };
     let page = log.history.lanes(filter, None, usize::MAX).await.map_err(of_history)?;
@@ -321,7 +322,7 @@ async fn find(
 }
 
 /// Whether a lane is that of a workflow, or that of this event of it.
-fn holds(lane: &v1::Lane, seq: u64) -> bool {
+fn holds(lane: &internal::Lane, seq: u64) -> bool {
     !lane.unordered || lane.last == seq
 }
 

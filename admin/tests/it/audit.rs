@@ -4,7 +4,8 @@ use tonic::Code;
 use weft_nats::{direct, streams};
 use weft_proto::{
     ids::{ShardId, StreamSeq, WorkflowId},
-    v1::{self, AuditResult, AuditTargetKind, CommandStatus, OutcomeKind, audit_service_client::AuditServiceClient},
+    internal::{self, CommandStatus, OutcomeKind},
+    v1::{self, AuditResult, AuditTargetKind, audit_service_client::AuditServiceClient},
 };
 
 use weft_testkit::eventually;
@@ -81,11 +82,12 @@ async fn each_call_is_listed_once_with_what_became_of_it() {
         // The source's record is on shard 0, before the redrive.
         assert!(stored.last().is_some_and(|last| last.seq == end));
         let event = id.split_once(':').unwrap().1.parse().unwrap();
-        let mut commit = v1::Commit { cursor: *seq, commands_cursor: end.0, ..opening() };
+        let mut commit = internal::Commit { cursor: *seq, commands_cursor: end.0, ..opening() };
         if at == 0 {
             let status = CommandStatus::NotApplicable.into();
-            let item = v1::ItemResult { subscription: BILLING.to_vec(), sequence: *seq, status };
-            commit.results = vec![v1::CommandResult { command: end.0, request_id: "r2".into(), items: vec![item] }];
+            let item = internal::ItemResult { subscription: BILLING.to_vec(), sequence: *seq, status };
+            commit.results =
+                vec![internal::CommandResult { command: end.0, request_id: "r2".into(), items: vec![item] }];
         } else {
             commit.outcomes = vec![outcome(workflow, event, *seq, end.0, OutcomeKind::Delivered)];
         }

@@ -7,7 +7,8 @@ use weft_catalog::{Stamp, change};
 use weft_nats::{direct, streams};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, command::Action, destination, verification::Scheme},
+    internal::{self, command::Action},
+    v1::{self, destination, verification::Scheme},
 };
 
 use crate::mesh::{Mesh, reason};
@@ -46,7 +47,7 @@ pub fn create_source(name: &str, request_id: &str) -> v1::CreateSourceRequest {
 }
 
 /// Everything on COMMANDS of shard 0, in order.
-pub async fn records(mesh: &Mesh) -> Vec<(v1::Command, v1::CatalogEdit)> {
+pub async fn records(mesh: &Mesh) -> Vec<(internal::Command, internal::CatalogEdit)> {
     let stream = mesh.layout.commands_stream(ShardId(0));
     let end = streams::state(&mesh.connection, &stream).await.unwrap().last;
     let mut records = Vec::new();
@@ -56,7 +57,7 @@ pub async fn records(mesh: &Mesh) -> Vec<(v1::Command, v1::CatalogEdit)> {
             !contains(&message.payload, SECRET) && !contains(&message.payload, OTHER_SECRET),
             "a secret is recorded"
         );
-        let command = v1::Command::decode(message.payload).unwrap();
+        let command = internal::Command::decode(message.payload).unwrap();
         let Some(Action::Catalog(edit)) = command.action.clone() else { panic!("a change of the catalog") };
         records.push((command, edit));
     }

@@ -5,7 +5,8 @@ use tonic::{Code, Streaming};
 use weft_nats::{direct, streams};
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, WorkflowId},
-    v1::{self, CommandStatus, OutcomeKind},
+    internal::{self, CommandStatus, OutcomeKind},
+    v1,
 };
 
 use weft_testkit::eventually;
@@ -50,10 +51,10 @@ async fn three(mesh: &mut Mesh) -> (Vec<String>, Vec<(String, EventId, u64)>) {
     (places.iter().map(|(_, id, _)| format!("billing:{id}")).collect(), places)
 }
 
-async fn commands(mesh: &Mesh, shard: ShardId) -> Vec<(u64, v1::Command)> {
+async fn commands(mesh: &Mesh, shard: ShardId) -> Vec<(u64, internal::Command)> {
     let stream = mesh.layout.commands_stream(shard);
     let messages = direct::range(&mesh.connection, &stream, StreamSeq(1), ">", 100, 1 << 20).await.unwrap();
-    messages.into_iter().map(|message| (message.seq.0, v1::Command::decode(message.payload).unwrap())).collect()
+    messages.into_iter().map(|message| (message.seq.0, internal::Command::decode(message.payload).unwrap())).collect()
 }
 
 #[tokio::test]
@@ -126,20 +127,20 @@ async fn a_redrive_acts_once_and_tells_how_it_goes() {
     assert_eq!(statuses(&mesh, &ids).await, ["redriving"; 3]);
     let [(run, command)] = &commands(&mesh, SHARD).await[..] else { panic!("one command") };
     assert_eq!((command.request_id.as_str(), command.reason.as_str()), ("again", "fixed"));
-    let Some(v1::command::Action::Redrive(items)) = &command.action else { panic!("a redrive") };
+    let Some(internal::command::Action::Redrive(items)) = &command.action else { panic!("a redrive") };
     let sequences: Vec<_> = items.items.iter().map(|item| item.sequence).collect();
     assert_eq!(sequences, places.iter().map(|(_, _, seq)| *seq).collect::<Vec<_>>(), "in the order of the events");
 
     // Its owner: refuses the first, delivers the second, fails with the third.
-    let refused = v1::ItemResult {
+    let refused = internal::ItemResult {
         subscription: BILLING.to_vec(),
         sequence: places[0].2,
         status: CommandStatus::NotApplicable.into(),
     };
-    let result = v1::CommandResult { command: *run, request_id: "again".into(), items: vec![refused] };
+    let result = internal::CommandResult { command: *run, request_id: "again".into(), items: vec![refused] };
     let (workflow, id, seq) = &places[1];
     let delivered = outcome(workflow, *id, *seq, *run, OutcomeKind::Delivered);
-    let commit = v1::Commit { results: vec![result], outcomes: vec![delivered], ..Default::default() };
+    let commit = internal::Commit { results: vec![result], outcomes: vec![delivered], ..Default::default() };
     mesh.commit(SHARD, commit).await;
     let (workflow, id, seq) = &places[2];
     mesh.dead_letter(workflow, *id, *seq, *run).await;
@@ -209,10 +210,10 @@ async fn dead_letters_of_one_event_id_are_identified_by_their_place() {
     let mut progress = redrive(&mesh, request).await;
     assert_eq!(next(&mut progress).await.unwrap().selected, 1);
     let (run, command) = commands(&mesh, SHARD).await.remove(0);
-    let Some(v1::command::Action::Redrive(items)) = command.action else { panic!("a redrive") };
+    let Some(internal::command::Action::Redrive(items)) = command.action else { panic!("a redrive") };
     assert_eq!(items.items.iter().map(|item| item.sequence).collect::<Vec<_>>(), [second]);
     let delivered = outcome("order-1", id, second, run, OutcomeKind::Delivered);
-    mesh.commit(SHARD, v1::Commit { cursor: second, outcomes: vec![delivered], ..Default::default() }).await;
+    mesh.commit(SHARD, internal::Commit { cursor: second, outcomes: vec![delivered], ..Default::default() }).await;
     let settled = next(&mut progress).await.unwrap();
     assert_eq!((settled.id.as_str(), settled.status.as_str()), (ids[0].as_str(), "redriven"));
     assert_eq!(statuses(&mesh, &ids).await, ["redriven", "open"]);
@@ -234,10 +235,10 @@ async fn a_redrive_is_cut_by_shard() {
     for (workflow, id, seq) in &places {
         let shard = mesh.layout.shard_of(&WorkflowId::new(workflow.as_str()).unwrap());
         let (run, command) = commands(&mesh, shard).await.remove(0);
-        let Some(v1::command::Action::Redrive(items)) = command.action else { panic!("a redrive") };
+        let Some(internal::command::Action::Redrive(items)) = command.action else { panic!("a redrive") };
         assert!(items.items.iter().any(|item| item.event_id == id.to_vec() && item.sequence == *seq));
         let delivered = outcome(workflow, *id, *seq, run, OutcomeKind::Delivered);
-        mesh.commit(shard, v1::Commit { outcomes: vec![delivered], ..Default::default() }).await;
+        mesh.commit(shard, internal::Commit { outcomes: vec![delivered], ..Default::default() }).await;
     }
     let mut delivered = 0;
     while let Some(item) = next(&mut progress).await {
@@ -258,7 +259,7 @@ async fn a_history_that_is_built_anew_says_the_same() {
     next(&mut progress).await.unwrap();
     let (run, _) = commands(&mesh, SHARD).await.remove(0);
     let delivered = outcome(&places[0].0, places[0].1, places[0].2, run, OutcomeKind::Delivered);
-    mesh.commit(SHARD, v1::Commit { cursor: 3, outcomes: vec![delivered], ..Default::default() }).await;
+    mesh.commit(SHARD, internal::Commit { cursor: 3, outcomes: vec![delivered], ..Default::default() }).await;
     while next(&mut progress).await.is_some() {}
 
     async fn answers(

@@ -12,7 +12,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
-    v1::{self, command::Action},
+    internal::{self, command::Action},
+    v1,
 };
 use weft_testkit::eventually;
 
@@ -69,7 +70,7 @@ async fn a_workflow_is_erased_and_its_events_stay_known() {
     assert_eq!(other.selected, 2, "the id names the first call");
     assert!(holds(&mesh, "EVENTS", "john").await);
     let stored = direct::range(&mesh.connection, "COMMANDS", StreamSeq(1), ">", 10, 1 << 20).await.unwrap();
-    let recorded: Vec<v1::Command> = stored.iter().filter_map(weft_nats::records::decode).collect();
+    let recorded: Vec<internal::Command> = stored.iter().filter_map(weft_nats::records::decode).collect();
     assert!(recorded.iter().all(|command| command.operator == "bootstrap" && command.reason == "asked for"));
     assert_eq!(recorded.len(), 2, "what is to be erased, and that it is");
 
@@ -96,7 +97,7 @@ async fn a_workflow_is_erased_and_its_events_stay_known() {
 async fn answers_of_receivers_are_not_shown_of_an_erased_event() {
     let mut mesh = Mesh::start(1).await;
     let (id, seq) = mesh.event("w", BODY).await;
-    mesh.commit(SHARD, v1::Commit { cursor: seq, attempts: vec![attempt(seq, 0, 1, 0)], ..opening() }).await;
+    mesh.commit(SHARD, internal::Commit { cursor: seq, attempts: vec![attempt(seq, 0, 1, 0)], ..opening() }).await;
     assert_eq!(get(&mesh, id).await.deliveries[0].attempts[0].response, b"oops");
     let request = v1::EraseEventsRequest { event_ids: vec![id.to_string()], reason: "r".into(), ..Default::default() };
     assert_eq!(erase(&mesh, request).await.unwrap().erased, 1);
@@ -112,14 +113,15 @@ async fn an_interrupted_call_is_finished_by_the_next_admin() {
     let mut mesh = Mesh::start(1).await;
     let (untouched, first) = mesh.event("w", BODY).await;
     let (recorded, second) = mesh.event("w", BODY).await;
-    let item = |id: EventId, sequence| v1::ErasedItem { sequence, event_id: id.to_vec(), workflow_id: "w".into() };
+    let item =
+        |id: EventId, sequence| internal::ErasedItem { sequence, event_id: id.to_vec(), workflow_id: "w".into() };
     let items = vec![item(untouched, first), item(recorded, second)];
-    let command = v1::Command {
+    let command = internal::Command {
         request_id: "gdpr-2".into(),
         operator: "ab12cd34".into(),
         reason: "asked for".into(),
         at_ms: Timestamp::now().as_millisecond(),
-        action: Some(Action::Erase(v1::EraseEvents { items, done: false })),
+        action: Some(Action::Erase(internal::EraseEvents { items, done: false })),
     };
     commands::append(&mesh.connection, mesh.layout, SHARD, &command).await.unwrap();
     let message = direct::get(&mesh.connection, "EVENTS", StreamSeq(second)).await.unwrap().unwrap();

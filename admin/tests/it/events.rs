@@ -6,7 +6,8 @@ use tonic::Code;
 use weft_nats::cursor::Cursor;
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
-    v1::{self, OutcomeKind},
+    internal::{self, OutcomeKind},
+    v1,
 };
 
 use crate::mesh::{BILLING, Mesh, PATIENCE, attempt, opening, outcome, reason};
@@ -36,16 +37,16 @@ async fn an_event_is_told_with_its_deliveries_and_attempts() {
     assert_eq!((event.previous_event_id, event.delivery_id.as_deref()), (None, Some("order-1-1")));
     assert_eq!(event.time.unwrap().nanos, 123_000_000);
 
-    let lane = v1::Lane {
+    let lane = internal::Lane {
         subscription: BILLING.to_vec(),
         workflow_id: "order-1".into(),
         next: seq,
         last: seq,
         attempts: 1,
-        state: v1::LaneState::Open.into(),
+        state: internal::LaneState::Open.into(),
         ..Default::default()
     };
-    let failed = v1::Commit {
+    let failed = internal::Commit {
         cursor: seq,
         attempts: vec![attempt(seq, 0, 1, 1_700_000_060_000)],
         lanes: vec![lane],
@@ -56,10 +57,14 @@ async fn an_event_is_told_with_its_deliveries_and_attempts() {
     assert_eq!(retrying.status, "retrying");
     assert_eq!(retrying.deliveries[0].next_attempt_at.unwrap().seconds, 1_700_000_060);
 
-    let delivered = v1::Commit {
+    let delivered = internal::Commit {
         cursor: seq,
-        attempts: vec![v1::Attempt { class: v1::AttemptClass::Delivered.into(), status: 204, ..attempt(seq, 0, 2, 0) }],
-        outcomes: vec![v1::Outcome { attempts: 2, ..outcome("order-1", id, seq, 0, OutcomeKind::Delivered) }],
+        attempts: vec![internal::Attempt {
+            class: v1::AttemptClass::Delivered.into(),
+            status: 204,
+            ..attempt(seq, 0, 2, 0)
+        }],
+        outcomes: vec![internal::Outcome { attempts: 2, ..outcome("order-1", id, seq, 0, OutcomeKind::Delivered) }],
         ..Default::default()
     };
     mesh.commit(SHARD, delivered).await;

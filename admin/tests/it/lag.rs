@@ -5,8 +5,8 @@ use tonic::Code;
 use weft_nats::{direct, streams};
 use weft_proto::{
     ids::{ShardId, StreamSeq, WorkflowId},
-    rpc,
-    v1::{self, CommandStatus},
+    internal::{self, CommandStatus},
+    rpc, v1,
 };
 use weft_testkit::{add_consumers, consumer_names, eventually, try_add_consumer};
 
@@ -65,16 +65,16 @@ async fn reads_say_how_far_they_are_and_commands_wait_for_their_own_shard() {
     assert_eq!(reason(mesh.admin.events().get_event(get(unread)).await), (Code::Unavailable, "STARTING".into()));
 
     let (event, seq) = mesh.event(&working, "{}").await;
-    let lane = v1::Lane {
+    let lane = internal::Lane {
         subscription: BILLING.to_vec(),
         workflow_id: working.clone(),
         next: seq,
         last: seq,
         attempts: 1,
-        state: v1::LaneState::Blocked.into(),
+        state: internal::LaneState::Blocked.into(),
         ..Default::default()
     };
-    mesh.commit(ShardId(1), v1::Commit { cursor: seq, lanes: vec![lane], ..opening() }).await;
+    mesh.commit(ShardId(1), internal::Commit { cursor: seq, lanes: vec![lane], ..opening() }).await;
     let request = v1::RetryLaneRequest { subscription: "billing".into(), workflow_id: working, ..Default::default() };
     let mut client = mesh.admin.workflows();
     let retrying = tokio::spawn(async move { client.retry_lane(request).await });
@@ -85,10 +85,11 @@ async fn reads_say_how_far_they_are_and_commands_wait_for_their_own_shard() {
     });
     assert!(commanded.await);
     let stored = command.unwrap();
-    let request_id = v1::Command::decode(stored.payload).unwrap().request_id;
-    let item = v1::ItemResult { subscription: BILLING.to_vec(), sequence: seq, status: CommandStatus::Taken.into() };
-    let result = v1::CommandResult { command: stored.seq.0, request_id, items: vec![item] };
-    let commit = v1::Commit { commands_cursor: stored.seq.0, cursor: seq, results: vec![result], ..opening() };
+    let request_id = internal::Command::decode(stored.payload).unwrap().request_id;
+    let item =
+        internal::ItemResult { subscription: BILLING.to_vec(), sequence: seq, status: CommandStatus::Taken.into() };
+    let result = internal::CommandResult { command: stored.seq.0, request_id, items: vec![item] };
+    let commit = internal::Commit { commands_cursor: stored.seq.0, cursor: seq, results: vec![result], ..opening() };
     mesh.commit(ShardId(1), commit).await;
     let retried = retrying.await.unwrap().unwrap();
     assert_eq!(retried.metadata().get(rpc::AS_OF_MESSAGES).unwrap(), "0", "its own shard is up to date");

@@ -3,7 +3,8 @@
 use tonic::Code;
 use weft_proto::{
     ids::ShardId,
-    v1::{self, OutcomeKind},
+    internal::{self, OutcomeKind},
+    v1,
 };
 
 use crate::mesh::{Mesh, attempt, opening, outcome, reason};
@@ -31,19 +32,19 @@ async fn events_are_found_by_what_became_of_them() {
         ids.push(mesh.event("order-1", r#"{ "b" : 1.0 }"#).await);
     }
     let [(delivered, first), (failing, second), ..] = ids[..] else { panic!("six events") };
-    let lane = v1::Lane {
+    let lane = internal::Lane {
         subscription: crate::mesh::BILLING.to_vec(),
         workflow_id: "order-1".into(),
         next: second,
         last: ids[5].1,
         attempts: 1,
-        state: v1::LaneState::Open.into(),
+        state: internal::LaneState::Open.into(),
         ..Default::default()
     };
-    let commit = v1::Commit {
+    let commit = internal::Commit {
         cursor: ids[5].1,
         outcomes: vec![outcome("order-1", delivered, first, 0, OutcomeKind::Delivered)],
-        attempts: vec![v1::Attempt {
+        attempts: vec![internal::Attempt {
             event_id: failing.to_vec(),
             started_at_ms: 1_700_000_000_000,
             connected_ms: Some(7),

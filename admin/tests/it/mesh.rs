@@ -31,10 +31,10 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
+    internal::{self, OutcomeKind, outcome_record::Record},
     v1::{
-        self, OutcomeKind, catalog_service_client::CatalogServiceClient,
-        dead_letter_service_client::DeadLetterServiceClient, event_service_client::EventServiceClient,
-        outcome_record::Record, rejected_service_client::RejectedServiceClient,
+        self, catalog_service_client::CatalogServiceClient, dead_letter_service_client::DeadLetterServiceClient,
+        event_service_client::EventServiceClient, rejected_service_client::RejectedServiceClient,
         replay_service_client::ReplayServiceClient, stats_service_client::StatsServiceClient,
         workflow_service_client::WorkflowServiceClient,
     },
@@ -99,11 +99,11 @@ impl Deliveries for Receivers {
         Ok(v1::PlannedDelivery { data: event.event.payload.to_vec(), ..Default::default() })
     }
 
-    async fn deliver(&self, _subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::Attempt, String> {
+    async fn deliver(&self, _subscription: &v1::Subscription, event: StoredEvent) -> Result<internal::Attempt, String> {
         assert_eq!(event.event.event_type, "weft.test");
         let status = 200 + self.deliveries.fetch_add(1, Ordering::Relaxed);
         let class = v1::AttemptClass::Delivered.into();
-        Ok(v1::Attempt { class, status, started_at_ms: 5, ended_at_ms: 12, ..Default::default() })
+        Ok(internal::Attempt { class, status, started_at_ms: 5, ended_at_ms: 12, ..Default::default() })
     }
 }
 
@@ -246,8 +246,8 @@ impl Mesh {
     }
 
     /// Appends a commit of the shard's owner.
-    pub async fn commit(&mut self, shard: ShardId, commit: v1::Commit) {
-        let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
+    pub async fn commit(&mut self, shard: ShardId, commit: internal::Commit) {
+        let record = internal::OutcomeRecord { record: Some(Record::Commit(commit)) };
         let message = records::encode(self.layout.outcomes_subject(shard), &record);
         self.append(self.layout.outcomes_stream(shard), message).await;
     }
@@ -257,7 +257,7 @@ impl Mesh {
         let outcome = outcome(workflow, id, seq, run, OutcomeKind::DeadLettered);
         let shard = self.layout.shard_of(&WorkflowId::new(workflow).unwrap());
         let attempts = vec![attempt(seq, run, 1, 0)];
-        let commit = v1::Commit { cursor: seq, outcomes: vec![outcome.clone()], attempts, ..opening() };
+        let commit = internal::Commit { cursor: seq, outcomes: vec![outcome.clone()], attempts, ..opening() };
         self.commit(shard, commit).await;
         let stream = self.layout.events_stream(shard);
         let stored = weft_nats::direct::get(&self.connection, &stream, StreamSeq(seq)).await.unwrap().unwrap();
@@ -296,10 +296,10 @@ pub fn event(workflow: &str, number: u64, payload: &str) -> Event {
     }
 }
 
-pub fn outcome(workflow: &str, id: EventId, seq: u64, run: u64, kind: OutcomeKind) -> v1::Outcome {
+pub fn outcome(workflow: &str, id: EventId, seq: u64, run: u64, kind: OutcomeKind) -> internal::Outcome {
     let dead = kind == OutcomeKind::DeadLettered;
     let at_ms = Timestamp::now().as_millisecond();
-    v1::Outcome {
+    internal::Outcome {
         subscription: BILLING.to_vec(),
         sequence: seq,
         run,
@@ -316,8 +316,8 @@ pub fn outcome(workflow: &str, id: EventId, seq: u64, run: u64, kind: OutcomeKin
     }
 }
 
-pub fn attempt(seq: u64, run: u64, number: u32, next_attempt_at_ms: i64) -> v1::Attempt {
-    v1::Attempt {
+pub fn attempt(seq: u64, run: u64, number: u32, next_attempt_at_ms: i64) -> internal::Attempt {
+    internal::Attempt {
         subscription: BILLING.to_vec(),
         sequence: seq,
         run,
@@ -334,13 +334,13 @@ pub fn attempt(seq: u64, run: u64, number: u32, next_attempt_at_ms: i64) -> v1::
 }
 
 /// A commit that says what the subscription is called.
-pub fn opening() -> v1::Commit {
-    let opened = v1::Opened { name: "billing".into(), from: 1, revision: 1, ..Default::default() };
-    let change = Some(v1::subscription_change::Change::Opened(opened));
+pub fn opening() -> internal::Commit {
+    let opened = internal::Opened { name: "billing".into(), from: 1, revision: 1, ..Default::default() };
+    let change = Some(internal::subscription_change::Change::Opened(opened));
     // Decided by a later catalog than any: the tests' catalogs mostly lack it, and say nothing by that.
-    let catalog = Some(v1::CatalogPosition { created_ns: i64::MAX, sequence: 1 });
-    let change = v1::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog };
-    v1::Commit { subscriptions: vec![change], epoch: 1, ..Default::default() }
+    let catalog = Some(internal::CatalogPosition { created_ns: i64::MAX, sequence: 1 });
+    let change = internal::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog };
+    internal::Commit { subscriptions: vec![change], epoch: 1, ..Default::default() }
 }
 
 /// The reason in a refusal's details.

@@ -7,7 +7,8 @@ use tonic::Code;
 use weft_nats::direct;
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
-    v1::{self, CommandStatus, LaneAction, OutcomeKind, command::Action},
+    internal::{self, CommandStatus, LaneAction, OutcomeKind, command::Action},
+    v1,
 };
 use weft_testkit::eventually;
 
@@ -32,37 +33,37 @@ async fn mesh() -> Mesh {
     mesh
 }
 
-async fn commands(mesh: &Mesh) -> Vec<(u64, v1::Command)> {
+async fn commands(mesh: &Mesh) -> Vec<(u64, internal::Command)> {
     let messages = direct::range(&mesh.connection, "COMMANDS", StreamSeq(1), ">", 100, 1 << 20).await.unwrap();
-    messages.into_iter().map(|message| (message.seq.0, v1::Command::decode(message.payload).unwrap())).collect()
+    messages.into_iter().map(|message| (message.seq.0, internal::Command::decode(message.payload).unwrap())).collect()
 }
 
 /// Waits until there are `count` commands, and returns the last one.
-async fn until_commanded(mesh: &Mesh, count: usize) -> (u64, v1::Command) {
+async fn until_commanded(mesh: &Mesh, count: usize) -> (u64, internal::Command) {
     assert!(eventually(PATIENCE, async || commands(mesh).await.len() >= count).await);
     commands(mesh).await.remove(count - 1)
 }
 
 /// The commit by which an owner carries out a command, with these results.
-fn carried_out(run: u64, command: &v1::Command, items: &[(u64, CommandStatus)]) -> v1::Commit {
-    let item = |(sequence, status): &(u64, CommandStatus)| v1::ItemResult {
+fn carried_out(run: u64, command: &internal::Command, items: &[(u64, CommandStatus)]) -> internal::Commit {
+    let item = |(sequence, status): &(u64, CommandStatus)| internal::ItemResult {
         subscription: BILLING.to_vec(),
         sequence: *sequence,
         status: (*status).into(),
     };
     let items = items.iter().map(item).collect();
-    let result = v1::CommandResult { command: run, request_id: command.request_id.clone(), items };
-    v1::Commit { commands_cursor: run, cursor: 9, results: vec![result], ..opening() }
+    let result = internal::CommandResult { command: run, request_id: command.request_id.clone(), items };
+    internal::Commit { commands_cursor: run, cursor: 9, results: vec![result], ..opening() }
 }
 
-fn blocked(seq: u64, last: u64) -> v1::Lane {
-    v1::Lane {
+fn blocked(seq: u64, last: u64) -> internal::Lane {
+    internal::Lane {
         subscription: BILLING.to_vec(),
         workflow_id: "order-1".into(),
         next: seq,
         last,
         attempts: 1,
-        state: v1::LaneState::Blocked.into(),
+        state: internal::LaneState::Blocked.into(),
         ..Default::default()
     }
 }
@@ -88,7 +89,7 @@ async fn a_lane_is_listed_and_its_head_skipped_once() {
     let mut mesh = mesh().await;
     let (first, seq) = mesh.event("order-1", "{}").await;
     let (second, last) = mesh.event("order-1", "{}").await;
-    mesh.commit(SHARD, v1::Commit { cursor: last, lanes: vec![blocked(seq, last)], ..opening() }).await;
+    mesh.commit(SHARD, internal::Commit { cursor: last, lanes: vec![blocked(seq, last)], ..opening() }).await;
     let request = v1::ListLanesRequest { states: vec!["blocked".into()], ..Default::default() };
     let lanes = mesh.admin.workflows().list_lanes(request).await.unwrap().into_inner().lanes;
     let [lane] = &lanes[..] else { panic!("one lane: {lanes:?}") };
@@ -193,11 +194,11 @@ async fn a_replay_is_followed_to_its_end() {
     assert_eq!(client.pause_replay(order).await.unwrap().into_inner().state, "paused");
     let (_, command) = until_commanded(&mesh, 2).await;
     let Some(Action::ReplayOrder(order)) = &command.action else { panic!("an order: {command:?}") };
-    assert_eq!((order.run, order.action()), (run, v1::ReplayAction::Pause));
+    assert_eq!((order.run, order.action()), (run, internal::ReplayAction::Pause));
     let order = v1::ResumeReplayRequest { id: "again".into(), ..Default::default() };
     assert_eq!(client.resume_replay(order).await.unwrap().into_inner().state, "running");
     let delivered = outcome("order-1", events[0].0, events[0].1, run, OutcomeKind::Delivered);
-    mesh.commit(SHARD, v1::Commit { outcomes: vec![delivered], ..opening() }).await;
+    mesh.commit(SHARD, internal::Commit { outcomes: vec![delivered], ..opening() }).await;
     let order = v1::CancelReplayRequest { id: "again".into(), ..Default::default() };
     let replay = client.cancel_replay(order.clone()).await.unwrap().into_inner();
     assert_eq!((replay.state.as_str(), replay.delivered, replay.pending), ("cancelled", 1, 1));
@@ -254,7 +255,7 @@ async fn a_workflow_is_read_from_its_newest_event() {
 async fn a_lane_that_waits_says_why() {
     let mut mesh = mesh().await;
     let (event, seq) = mesh.event("order-1", "{}").await;
-    let attempt = |number, status| v1::Attempt {
+    let attempt = |number, status| internal::Attempt {
         subscription: BILLING.to_vec(),
         sequence: seq,
         number,
@@ -263,15 +264,15 @@ async fn a_lane_that_waits_says_why() {
         uncounted: true,
         ..Default::default()
     };
-    let lane = v1::Lane {
+    let lane = internal::Lane {
         attempts: 2,
         uncounted: 2,
-        state: v1::LaneState::Unspecified.into(),
+        state: internal::LaneState::Unspecified.into(),
         next_attempt_at_ms: 9_000,
         ..blocked(seq, seq)
     };
     let attempts = vec![attempt(1, 500), attempt(2, 503)];
-    mesh.commit(SHARD, v1::Commit { cursor: seq, lanes: vec![lane], attempts, ..opening() }).await;
+    mesh.commit(SHARD, internal::Commit { cursor: seq, lanes: vec![lane], attempts, ..opening() }).await;
     let request = v1::ListLanesRequest { states: vec!["waiting".into()], ..Default::default() };
     let lanes = mesh.admin.workflows().list_lanes(request).await.unwrap().into_inner().lanes;
     let [lane] = &lanes[..] else { panic!("one lane: {lanes:?}") };

@@ -16,7 +16,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
-    v1::{self, Rejected, RejectedHeader, RetriedRejected, RetryEntry, command::Action},
+    internal::{self, RetryEntry, command::Action},
+    v1::{self, Rejected, RejectedHeader, RetriedRejected},
 };
 
 use crate::mesh::{Mesh, reason};
@@ -155,12 +156,12 @@ async fn retries_go_one_after_the_other_and_stop_at_an_outage() {
 }
 
 /// Everything on COMMANDS of shard 0, in order.
-async fn records(mesh: &Mesh) -> Vec<v1::Command> {
+async fn records(mesh: &Mesh) -> Vec<internal::Command> {
     let stream = mesh.layout.commands_stream(ShardId(0));
     let end = streams::state(&mesh.connection, &stream).await.unwrap().last;
     let stored = direct::range(&mesh.connection, &stream, StreamSeq(1), ">", 1_000, 1 << 20).await.unwrap();
     assert_eq!(stored.len() as u64, end.0);
-    stored.into_iter().map(|stored| v1::Command::decode(stored.payload).unwrap()).collect()
+    stored.into_iter().map(|stored| internal::Command::decode(stored.payload).unwrap()).collect()
 }
 
 /// A retry is recorded with operator, reason and results, and acts once: a repeat answers the results, or continues

@@ -3,7 +3,8 @@
 use tonic::Code;
 use weft_proto::{
     ids::ShardId,
-    v1::{self, OutcomeKind, SubscriptionCondition},
+    internal::{self, OutcomeKind},
+    v1::{self, SubscriptionCondition},
 };
 use weft_testkit::eventually;
 
@@ -25,16 +26,16 @@ async fn stats_are_of_the_log_and_survive_a_rebuild() {
     let (first, first_seq) = mesh.event("order-1", "{}").await;
     let (_, second) = mesh.event("order-1", "{}").await;
     let (_, third) = mesh.event("order-1", "{}").await;
-    let lane = v1::Lane {
+    let lane = internal::Lane {
         subscription: BILLING.to_vec(),
         workflow_id: "order-1".into(),
         next: second,
         last: third,
         attempts: 1,
-        state: v1::LaneState::Blocked.into(),
+        state: internal::LaneState::Blocked.into(),
         ..Default::default()
     };
-    let commit = v1::Commit {
+    let commit = internal::Commit {
         cursor: third,
         attempts: vec![attempt(second, 0, 1, 0)],
         outcomes: vec![outcome("order-1", first, first_seq, 0, OutcomeKind::Delivered)],

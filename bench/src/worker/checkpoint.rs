@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use weft_nats::{append::Appender, records, streams};
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 
 use weft_services::mesh::Nats;
@@ -23,13 +23,13 @@ pub async fn fill(nats: &Nats, workflows: u64) -> anyhow::Result<u64> {
     let layout = streams::ensure(&nats.connection("admin", "weft-bench-streams").await?, nats.spec()).await?;
     let connection = nats.connection("worker", "weft-bench-checkpoint").await?;
     let mut appender = Appender::new(connection.clone());
-    let commit = v1::Commit { epoch: 1, ..Default::default() };
-    let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
+    let commit = internal::Commit { epoch: 1, ..Default::default() };
+    let record = internal::OutcomeRecord { record: Some(Record::Commit(commit)) };
     let message = records::encode(layout.outcomes_subject(SHARD), &record);
     let position = appender.append(StreamSeq(0), &[message]).await.context("commit")?.0;
     let mut last = StreamSeq(0);
     let mut append = async |record| {
-        let record = v1::OutcomeRecord { record: Some(record) };
+        let record = internal::OutcomeRecord { record: Some(record) };
         last = appender.append(last, &[records::encode(layout.checkpoints_subject(SHARD), &record)]).await?;
         anyhow::Ok(())
     };
@@ -37,13 +37,13 @@ pub async fn fill(nats: &Nats, workflows: u64) -> anyhow::Result<u64> {
     for first in (0..workflows).step_by(usize::try_from(CHUNK_WORKFLOWS)?) {
         let numbers = first..workflows.min(first + CHUNK_WORKFLOWS);
         let ids = numbers.clone().flat_map(|number| EventId::of_delivery("bench", &number.to_string()).to_vec());
-        let heads = v1::LaneHeads {
+        let heads = internal::LaneHeads {
             subscription: vec![7; 16],
             workflow_ids: numbers.clone().map(|number| format!("w-{number:09}")).collect(),
             event_ids: ids.collect(),
             sequences: numbers.map(|number| number + 1).collect(),
         };
-        append(Record::Chunk(v1::CheckpointChunk {
+        append(Record::Chunk(internal::CheckpointChunk {
             position,
             index: chunks,
             head_columns: vec![heads],
@@ -52,7 +52,7 @@ pub async fn fill(nats: &Nats, workflows: u64) -> anyhow::Result<u64> {
         .await?;
         chunks += 1;
     }
-    let end = v1::CheckpointEnd { position, chunks, first_chunk: 1, epoch: 1, ..Default::default() };
+    let end = internal::CheckpointEnd { position, chunks, first_chunk: 1, epoch: 1, ..Default::default() };
     append(Record::End(end)).await?;
     Ok(streams::usage(&connection, &layout.checkpoints_stream(SHARD)).await?.bytes)
 }

@@ -10,7 +10,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{OutcomeRecord, outcome_record::Record},
+    internal::{OutcomeRecord, outcome_record::Record},
 };
 
 use super::PATIENCE;

@@ -21,7 +21,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::StreamSeq,
-    v1::{CatalogChange, CatalogPosition},
+    internal::{CatalogChange, CatalogPosition},
 };
 
 use super::{Catalog, CatalogError, READ_BYTES, READ_MESSAGES, READ_PATIENCE};

@@ -5,31 +5,31 @@ use weft_proto::ids::{EventId, SequenceNumber, WorkflowId};
 
 use super::*;
 
-fn opened(from: u64, types: &[&str]) -> v1::SubscriptionChange {
+fn opened(from: u64, types: &[&str]) -> internal::SubscriptionChange {
     let types = types.iter().map(|text| (*text).to_owned()).collect();
-    let opened = v1::Opened { name: "s".into(), from, revision: 1, types, ..Default::default() };
-    v1::SubscriptionChange { change: Some(Change::Opened(opened)), ..Default::default() }
+    let opened = internal::Opened { name: "s".into(), from, revision: 1, types, ..Default::default() };
+    internal::SubscriptionChange { change: Some(Change::Opened(opened)), ..Default::default() }
 }
 
-fn revised(from: u64, types: &[&str], sources: &[&str], settled_below: u64) -> v1::SubscriptionChange {
+fn revised(from: u64, types: &[&str], sources: &[&str], settled_below: u64) -> internal::SubscriptionChange {
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     let (types, sources) = (texts(types), texts(sources));
-    let revised = v1::Revised { revision: from + 1, from, types, sources, settled_below, ..Default::default() };
-    v1::SubscriptionChange { change: Some(Change::Revised(revised)), ..Default::default() }
+    let revised = internal::Revised { revision: from + 1, from, types, sources, settled_below, ..Default::default() };
+    internal::SubscriptionChange { change: Some(Change::Revised(revised)), ..Default::default() }
 }
 
-fn closed(up_to: u64) -> v1::SubscriptionChange {
-    let closed = v1::Closed { operator: "ann".into(), reason: String::new(), up_to };
-    v1::SubscriptionChange { change: Some(Change::Closed(closed)), ..Default::default() }
+fn closed(up_to: u64) -> internal::SubscriptionChange {
+    let closed = internal::Closed { operator: "ann".into(), reason: String::new(), up_to };
+    internal::SubscriptionChange { change: Some(Change::Closed(closed)), ..Default::default() }
 }
 
-fn state(changes: &[v1::SubscriptionChange]) -> v1::SubscriptionState {
-    let mut state = v1::SubscriptionState::default();
+fn state(changes: &[internal::SubscriptionChange]) -> internal::SubscriptionState {
+    let mut state = internal::SubscriptionState::default();
     changes.iter().for_each(|change| apply_change(&mut state, change));
     state
 }
 
-fn judge(state: &v1::SubscriptionState, seq: u64, event_type: &str) -> Match {
+fn judge(state: &internal::SubscriptionState, seq: u64, event_type: &str) -> Match {
     Filters::of(state).judge_kind(StreamSeq(seq), event_type, "shop")
 }
 
@@ -56,7 +56,8 @@ fn what_an_earlier_version_took_is_unknown_unless_the_oldest_known_filter_takes_
 #[test]
 fn filters_of_what_is_settled_are_dropped() {
     let changes = [opened(1, &["a"]), revised(10, &["b"], &[], 1), revised(20, &["c"], &[], 10)];
-    let froms = |state: &v1::SubscriptionState| state.filters.iter().map(|filter| filter.from).collect::<Vec<_>>();
+    let froms =
+        |state: &internal::SubscriptionState| state.filters.iter().map(|filter| filter.from).collect::<Vec<_>>();
     assert_eq!(froms(&state(&changes)), [10, 20]);
     let again = [&changes[..], &[revised(30, &["c"], &[], 30)]].concat();
     assert_eq!(froms(&state(&again)), [10, 20], "the same filter adds nothing");
@@ -71,7 +72,7 @@ fn a_uid_that_is_opened_again_is_not_closed() {
 }
 
 /// A revision of the expression alone.
-fn expressed(from: u64, expression: &str) -> v1::SubscriptionChange {
+fn expressed(from: u64, expression: &str) -> internal::SubscriptionChange {
     let mut change = revised(from, &["order.*"], &[], 1);
     if let Some(Change::Revised(revised)) = &mut change.change {
         revised.expression = expression.into();
@@ -119,7 +120,7 @@ fn an_expression_is_matched_by_at_its_place() {
 #[test]
 fn an_expression_fails_an_event_only_if_the_newest_one_fails_too() {
     let failure =
-        |changes: &[v1::SubscriptionChange], seq: u64| Filters::of(&state(changes)).failure(&event(seq, "{}"));
+        |changes: &[internal::SubscriptionChange], seq: u64| Filters::of(&state(changes)).failure(&event(seq, "{}"));
     let narrow = [opened(1, &["order.*"]), expressed(10, "data.total > 100")];
     assert_eq!(failure(&narrow, 9), None, "taken before the expression was in force");
     assert_eq!(failure(&narrow, 10).unwrap(), "1:5: no such member: total");
@@ -132,10 +133,10 @@ fn an_expression_fails_an_event_only_if_the_newest_one_fails_too() {
 /// Expressions are not compared: another one may take more.
 #[test]
 fn an_expression_is_covered_by_the_same_one_or_none() {
-    let wide = |expression: &str| v1::FilterRevision {
+    let wide = |expression: &str| internal::FilterRevision {
         types: vec!["a".into()],
         expression: expression.into(),
-        ..v1::FilterRevision::default()
+        ..internal::FilterRevision::default()
     };
     let covered = |expression: &str, by: &str| is_covered(&["a".into()], &[], expression, &wide(by));
     assert!(covered("", "") && covered("data.a", "") && covered("data.a", "data.a"));
@@ -156,7 +157,7 @@ proptest! {
         [sources, wide_sources] in proptest::array::uniform2(proptest::collection::vec("[st]", 0..3)),
         event_type in "[ab]{0,4}", source in "[stu]",
     ) {
-        let wide = v1::FilterRevision { types: wide, sources: wide_sources, ..Default::default() };
+        let wide = internal::FilterRevision { types: wide, sources: wide_sources, ..Default::default() };
         prop_assert!(is_covered(&wide.types, &wide.sources, "", &wide));
         if is_covered(&types, &sources, "", &wide) && takes(&types, &sources, &event_type, &source) {
             prop_assert!(takes(&wide.types, &wide.sources, &event_type, &source));

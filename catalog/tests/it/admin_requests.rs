@@ -20,7 +20,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 use weft_testkit::{
     PATIENCE, TestServer, add_consumers, eventually, master_key, try_add_consumer,
@@ -87,13 +87,13 @@ impl Mesh {
     }
 
     async fn record(&self, subject: &str, record: Record) {
-        let record = v1::OutcomeRecord { record: Some(record) };
+        let record = internal::OutcomeRecord { record: Some(record) };
         publish(&self.worker, &records::encode(subject.into(), &record)).await.unwrap();
     }
 
     /// Commits that EVENTS has been read up to `cursor`.
     async fn commit(&self, cursor: u64) {
-        self.record("outcomes.0", Record::Commit(v1::Commit { cursor, ..v1::Commit::default() })).await;
+        self.record("outcomes.0", Record::Commit(internal::Commit { cursor, ..internal::Commit::default() })).await;
     }
 
     async fn first(&self, stream: &str) -> u64 {
@@ -138,9 +138,9 @@ async fn a_worker_has_what_is_settled_dropped_and_nothing_else() {
     drop("EVENTS", 2).await.unwrap();
     assert_eq!(mesh.first("EVENTS").await, 4);
 
-    let end = |first_chunk| Record::End(v1::CheckpointEnd { first_chunk, chunks: 1, ..Default::default() });
+    let end = |first_chunk| Record::End(internal::CheckpointEnd { first_chunk, chunks: 1, ..Default::default() });
     for first_chunk in [1, 3] {
-        mesh.record("checkpoints.0", Record::Chunk(v1::CheckpointChunk::default())).await;
+        mesh.record("checkpoints.0", Record::Chunk(internal::CheckpointChunk::default())).await;
         mesh.record("checkpoints.0", end(first_chunk)).await;
     }
     assert!(drop("CHECKPOINTS", 3).await.is_err());
@@ -158,8 +158,8 @@ async fn a_worker_has_what_is_settled_dropped_and_nothing_else() {
 async fn a_commit_of_another_log_settles_nothing() {
     let mesh = Mesh::start(MaxBytes::Auto).await;
     mesh.events(5).await;
-    let events = Some(v1::LogPosition { created_ns: 1, sequence: 3, ..Default::default() });
-    mesh.record("outcomes.0", Record::Commit(v1::Commit { cursor: 3, events, ..Default::default() })).await;
+    let events = Some(internal::LogPosition { created_ns: 1, sequence: 3, ..Default::default() });
+    mesh.record("outcomes.0", Record::Commit(internal::Commit { cursor: 3, events, ..Default::default() })).await;
     assert!(drop_through(&mesh.requests(), "EVENTS", StreamSeq(3)).await.is_err());
     assert_eq!(mesh.first("EVENTS").await, 1);
 }

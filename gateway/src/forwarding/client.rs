@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_nats::async_nats::{Message, StatusCode, Subscriber};
-use weft_proto::v1;
+use weft_proto::internal;
 use weft_role::sleep_until;
 
 use super::{
@@ -216,7 +216,7 @@ impl ForwardClient {
         }
     }
 
-    fn decided(&mut self, number: u64, verdicts: Vec<v1::ForwardVerdict>) {
+    fn decided(&mut self, number: u64, verdicts: Vec<internal::ForwardVerdict>) {
         let now = Instant::now();
         let Some((submissions, took)) = self.in_flight.answered(number, now) else { return };
         self.group_commit.completed(submissions.len(), self.waiting_events(), took, now);
@@ -233,7 +233,7 @@ impl ForwardClient {
     }
 
     /// As [`decided`](Self::decided), for an abandoned request.
-    fn decided_late(&mut self, number: u64, verdicts: Vec<v1::ForwardVerdict>) {
+    fn decided_late(&mut self, number: u64, verdicts: Vec<internal::ForwardVerdict>) {
         let late = self.late.remove(&number).into_iter().flat_map(|late| late.events);
         for (((id, workflow), tell), verdict) in late.zip(verdicts) {
             if let ForwardReply::Decided(answer) = wire::decode_verdict(verdict, id, &workflow) {

@@ -14,7 +14,7 @@ use weft_index::receipts::Accepted;
 use weft_nats::clock::ServerClock;
 use weft_proto::{
     ids::{EventId, SequenceNumber, StreamSeq, WorkflowId},
-    v1,
+    internal,
 };
 
 use super::{ForwardingState, Name, wire};
@@ -32,7 +32,7 @@ const QUEUE_MAX: usize = 16;
 
 /// Encodes a notice that is sent at `now`.
 pub(crate) fn encode(now: Timestamp, appended: &AppendNotice) -> Bytes {
-    let events = appended.events().map(|(id, accepted)| v1::AppendedEvent {
+    let events = appended.events().map(|(id, accepted)| internal::AppendedEvent {
         event_id: id.to_vec(),
         workflow_id: accepted.workflow.to_string(),
         body_digest: accepted.digest.to_vec(),
@@ -41,12 +41,12 @@ pub(crate) fn encode(now: Timestamp, appended: &AppendNotice) -> Bytes {
         replay_key: wire::encode_optional_id(accepted.replay_key),
     });
     let behind_seq = appended.behind().0;
-    v1::Appended { sent_at_ms: now.as_millisecond(), behind_seq, events: events.collect() }.encode_to_vec().into()
+    internal::Appended { sent_at_ms: now.as_millisecond(), behind_seq, events: events.collect() }.encode_to_vec().into()
 }
 
 /// Decodes a notice that arrived at `now`. `None`: invalid or too old.
 pub(crate) fn decode(payload: Bytes, now: Timestamp) -> Option<AppendNotice> {
-    let v1::Appended { sent_at_ms, behind_seq, events } = v1::Appended::decode(payload).ok()?;
+    let internal::Appended { sent_at_ms, behind_seq, events } = internal::Appended::decode(payload).ok()?;
     if wire::age(sent_at_ms, now) > NOTICE_AGE_MAX {
         return None;
     }
@@ -169,10 +169,13 @@ mod tests {
         assert_eq!(AppendNotice::new(Vec::new()), None);
         assert_eq!(AppendNotice::new(vec![event(7, None), event(9, None)]), None, "one is missing");
         assert_eq!(decode(Bytes::from_static(b"not ours"), now()), None);
-        let at_the_end =
-            v1::Appended { behind_seq: u64::MAX, events: vec![v1::AppendedEvent::default()], ..Default::default() };
-        for appended in [v1::Appended::default(), at_the_end] {
-            let sent = v1::Appended { sent_at_ms: now().as_millisecond(), ..appended };
+        let at_the_end = internal::Appended {
+            behind_seq: u64::MAX,
+            events: vec![internal::AppendedEvent::default()],
+            ..Default::default()
+        };
+        for appended in [internal::Appended::default(), at_the_end] {
+            let sent = internal::Appended { sent_at_ms: now().as_millisecond(), ..appended };
             assert_eq!(decode(sent.encode_to_vec().into(), now()), None);
         }
     }

@@ -13,7 +13,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, SequenceNumber, WorkflowId},
-    v1::{self, ForwardOutcome, forward_answer},
+    internal::{self, ForwardOutcome, forward_answer},
 };
 
 use crate::sequencer::{
@@ -56,7 +56,7 @@ pub(crate) enum Reply {
     /// No event of it was taken.
     Refused,
     /// The outcome of each event, in order.
-    Verdicts(Vec<v1::ForwardVerdict>),
+    Verdicts(Vec<internal::ForwardVerdict>),
 }
 
 /// The outcome of a forwarded event.
@@ -80,13 +80,14 @@ pub(crate) fn request<'a>(now: Timestamp, submissions: impl IntoIterator<Item = 
         forwarded(submission, chain)
     });
     let events = events.collect();
-    v1::Forward { sent_at_ms: now.as_millisecond(), events }.encode_to_vec().into()
+    internal::Forward { sent_at_ms: now.as_millisecond(), events }.encode_to_vec().into()
 }
 
-fn forwarded(submission: &Submission, chain: u32) -> v1::ForwardedEvent {
+fn forwarded(submission: &Submission, chain: u32) -> internal::ForwardedEvent {
     let headers = submission.message.headers.iter();
-    let headers = headers.map(|(name, value)| v1::ForwardedHeader { name: name.to_owned(), value: value.to_owned() });
-    v1::ForwardedEvent {
+    let headers =
+        headers.map(|(name, value)| internal::ForwardedHeader { name: name.to_owned(), value: value.to_owned() });
+    internal::ForwardedEvent {
         event_id: submission.id.to_vec(),
         workflow_id: submission.workflow.to_string(),
         body_digest: submission.digest.to_vec(),
@@ -107,10 +108,10 @@ pub(crate) struct Arrived {
 
 /// Decodes a request that arrived at `now`. `None`: invalid, or older than `age_max`.
 pub(crate) fn events(request: Bytes, layout: Layout, now: Timestamp, age_max: Duration) -> Option<Vec<Arrived>> {
-    let request = v1::Forward::decode(request).ok()?;
+    let request = internal::Forward::decode(request).ok()?;
     let age = age(request.sent_at_ms, now);
     let mut chains = HashMap::new();
-    let arrived = |event: v1::ForwardedEvent| {
+    let arrived = |event: internal::ForwardedEvent| {
         // A forwarded chain is a batch.
         let chain = || chains.entry(event.chain).or_insert_with(|| Chain::new(Reuse::LeftOut)).link();
         let link = (event.chain != 0).then(chain);
@@ -119,10 +120,10 @@ pub(crate) fn events(request: Bytes, layout: Layout, now: Timestamp, age_max: Du
     (age <= age_max).then(|| request.events.into_iter().map(arrived).collect())
 }
 
-fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
+fn encoded(event: internal::ForwardedEvent, layout: Layout) -> Option<Encoded> {
     let workflow = WorkflowId::new(event.workflow_id).ok()?;
     let mut headers = Headers::default();
-    for v1::ForwardedHeader { name, value } in event.headers {
+    for internal::ForwardedHeader { name, value } in event.headers {
         headers.put(HeaderName::from_str(&name).ok()?.as_ref(), HeaderValue::from_str(&value).ok()?);
     }
     let message = Outgoing { subject: layout.event_subject(&workflow), headers, payload: event.payload };
@@ -142,25 +143,25 @@ fn encoded(event: v1::ForwardedEvent, layout: Layout) -> Option<Encoded> {
 /// Encodes a reply.
 pub(crate) fn encode_reply(reply: Reply) -> Bytes {
     let answer = match reply {
-        Reply::Working => forward_answer::Answer::Working(v1::ForwardWorking {}),
-        Reply::Refused => forward_answer::Answer::Refused(v1::ForwardRefused {}),
-        Reply::Verdicts(verdicts) => forward_answer::Answer::Verdicts(v1::ForwardVerdicts { verdicts }),
+        Reply::Working => forward_answer::Answer::Working(internal::ForwardWorking {}),
+        Reply::Refused => forward_answer::Answer::Refused(internal::ForwardRefused {}),
+        Reply::Verdicts(verdicts) => forward_answer::Answer::Verdicts(internal::ForwardVerdicts { verdicts }),
     };
-    v1::ForwardAnswer { answer: Some(answer) }.encode_to_vec().into()
+    internal::ForwardAnswer { answer: Some(answer) }.encode_to_vec().into()
 }
 
 /// Decodes a reply; `None` if invalid.
 pub(crate) fn decode_reply(reply: Bytes) -> Option<Reply> {
-    Some(match v1::ForwardAnswer::decode(reply).ok()?.answer? {
+    Some(match internal::ForwardAnswer::decode(reply).ok()?.answer? {
         forward_answer::Answer::Working(_) => Reply::Working,
         forward_answer::Answer::Refused(_) => Reply::Refused,
-        forward_answer::Answer::Verdicts(v1::ForwardVerdicts { verdicts }) => Reply::Verdicts(verdicts),
+        forward_answer::Answer::Verdicts(internal::ForwardVerdicts { verdicts }) => Reply::Verdicts(verdicts),
     })
 }
 
 /// Encodes an outcome.
-pub(crate) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
-    let of = |outcome: ForwardOutcome| v1::ForwardVerdict { outcome: outcome.into(), ..Default::default() };
+pub(crate) fn encode_verdict(verdict: ForwardReply) -> internal::ForwardVerdict {
+    let of = |outcome: ForwardOutcome| internal::ForwardVerdict { outcome: outcome.into(), ..Default::default() };
     let answer = match verdict {
         ForwardReply::NotTaken => return of(ForwardOutcome::NotTaken),
         ForwardReply::Decided(answer) => answer,
@@ -168,7 +169,7 @@ pub(crate) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
     match answer {
         Ok(receipt) => {
             let outcome = if receipt.duplicate { ForwardOutcome::Repeated } else { ForwardOutcome::Accepted };
-            v1::ForwardVerdict {
+            internal::ForwardVerdict {
                 outcome: outcome.into(),
                 sequence_number: receipt.sequence_number.0,
                 previous_event_id: encode_optional_id(receipt.previous),
@@ -189,7 +190,7 @@ pub(crate) fn encode_verdict(verdict: ForwardReply) -> v1::ForwardVerdict {
 }
 
 /// Decodes the outcome of event `id` of `workflow`. An invalid one may mean that the event was appended.
-pub(crate) fn decode_verdict(verdict: v1::ForwardVerdict, id: EventId, workflow: &WorkflowId) -> ForwardReply {
+pub(crate) fn decode_verdict(verdict: internal::ForwardVerdict, id: EventId, workflow: &WorkflowId) -> ForwardReply {
     let outcome = verdict.outcome();
     ForwardReply::Decided(match outcome {
         ForwardOutcome::NotTaken => return ForwardReply::NotTaken,
@@ -207,7 +208,7 @@ pub(crate) fn decode_verdict(verdict: v1::ForwardVerdict, id: EventId, workflow:
     })
 }
 
-fn receipt(verdict: v1::ForwardVerdict, id: EventId, workflow: Option<WorkflowId>, duplicate: bool) -> Answer {
+fn receipt(verdict: internal::ForwardVerdict, id: EventId, workflow: Option<WorkflowId>, duplicate: bool) -> Answer {
     let previous = decode_optional_id(&verdict.previous_event_id).ok_or(SubmitError::Unavailable)?;
     let first = decode_optional_id(&verdict.event_id).ok_or(SubmitError::Unavailable)?;
     Ok(Receipt {
@@ -314,7 +315,7 @@ mod tests {
                 ForwardReply::Decided(Err(SubmitError::Unavailable))
             );
         }
-        let unknown = v1::ForwardVerdict { outcome: 99, ..Default::default() };
+        let unknown = internal::ForwardVerdict { outcome: 99, ..Default::default() };
         assert_eq!(decode_verdict(unknown, id, &workflow), ForwardReply::Decided(Err(SubmitError::Unavailable)));
         assert!(decode_reply(Bytes::from_static(b"not ours")).is_none());
     }

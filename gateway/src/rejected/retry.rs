@@ -18,7 +18,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, StreamSeq},
-    v1::{Rejected, RetryEntry},
+    internal::RetryEntry,
+    v1::Rejected,
 };
 
 use super::redact::REDACTED;

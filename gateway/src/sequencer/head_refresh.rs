@@ -15,7 +15,7 @@ use weft_index::{
 use weft_nats::records::{self, MESSAGE_HEADS_MAX};
 use weft_proto::{
     ids::{StreamSeq, WorkflowId},
-    v1,
+    internal,
 };
 
 use super::{in_flight::HeadRecord, overlay::Overlay};
@@ -136,8 +136,8 @@ impl HeadRefresher {
     }
 }
 
-fn record(workflow: &WorkflowId, head: &WorkflowHead) -> v1::Head {
-    v1::Head {
+fn record(workflow: &WorkflowId, head: &WorkflowHead) -> internal::Head {
+    internal::Head {
         workflow_id: workflow.to_string(),
         sequence_number: head.sequence_number.0,
         event_id: head.event_id.to_vec(),

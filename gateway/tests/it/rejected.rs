@@ -14,9 +14,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, StreamSeq},
-    v1::{
-        DeliveryIdRule, Rejected, RetriedRejected, RetryEntry, StandardScheme, delivery_id_rule, verification::Scheme,
-    },
+    internal::RetryEntry,
+    v1::{DeliveryIdRule, Rejected, RetriedRejected, StandardScheme, delivery_id_rule, verification::Scheme},
 };
 use weft_testkit::{eventually, master_key};
 

@@ -14,7 +14,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, ShardId, SubscriptionUid},
-    v1::{self, command::Action},
+    internal::{self, command::Action},
 };
 
 use super::{
@@ -102,7 +102,7 @@ impl Tables<'_> {
     }
 
     fn apply_command(&mut self, shard: ShardId, message: &Stored) -> Result<(), redb::Error> {
-        let Some(command) = records::decode::<v1::Command>(message) else { return Ok(()) };
+        let Some(command) = records::decode::<internal::Command>(message) else { return Ok(()) };
         let seq = message.seq.0;
         let request = (command.request_id.as_str(), shard.0);
         // A request acts once: the shard's owner ignores later commands with its id.
@@ -188,7 +188,7 @@ impl Tables<'_> {
     }
 
     /// Records the state of a dead letter's copy.
-    pub(super) fn put_copy_state(&mut self, shard: ShardId, copy: v1::CopyState) -> Result<(), redb::Error> {
+    pub(super) fn put_copy_state(&mut self, shard: ShardId, copy: internal::CopyState) -> Result<(), redb::Error> {
         let kind = copy.kind();
         let Some(outcome) = copy.outcome else { return Ok(()) };
         let Some(uid) = uid_of(&outcome.subscription) else { return Ok(()) };
@@ -198,9 +198,9 @@ impl Tables<'_> {
             return Ok(());
         }
         let copy_problem = match kind {
-            v1::CopyStateKind::Refused => format!("DLQ refuses it: {}", copy.problem),
-            v1::CopyStateKind::Lost => "its event has left EVENTS".to_owned(),
-            v1::CopyStateKind::Stored | v1::CopyStateKind::Unspecified => String::new(),
+            internal::CopyStateKind::Refused => format!("DLQ refuses it: {}", copy.problem),
+            internal::CopyStateKind::Lost => "its event has left EVENTS".to_owned(),
+            internal::CopyStateKind::Stored | internal::CopyStateKind::Unspecified => String::new(),
         };
         self.dead.insert(key, &encode(&DeadRow { copy_problem, ..row })[..])?;
         Ok(())

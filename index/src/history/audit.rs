@@ -6,7 +6,8 @@
 use weft_nats::pattern::pattern_matches;
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
-    v1::{self, AuditResult, AuditTargetKind, LaneAction, OutcomeKind, ReplayAction, command::Action},
+    internal::{self, LaneAction, OutcomeKind, ReplayAction, command::Action},
+    v1::{self, AuditResult, AuditTargetKind},
 };
 
 use super::{
@@ -85,7 +86,7 @@ impl AuditEntry {
 
 impl AuditFilter {
     /// By what a single command says.
-    fn takes(&self, command: &v1::Command) -> bool {
+    fn takes(&self, command: &internal::Command) -> bool {
         self.operator.as_ref().is_none_or(|operator| *operator == command.operator)
             && self.action.as_ref().is_none_or(|pattern| pattern_matches(pattern, action_name(command)))
             && self.request_id.as_ref().is_none_or(|id| id == base_request_id(&command.request_id))
@@ -98,7 +99,7 @@ impl AuditFilter {
     }
 
     /// Whether nothing that a shard stored before this command can be wanted.
-    fn ends_at(&self, command: &v1::Command) -> bool {
+    fn ends_at(&self, command: &internal::Command) -> bool {
         self.since_ms.is_some_and(|since_ms| command.at_ms < since_ms.saturating_sub(STORE_SLACK_MS))
     }
 }
@@ -209,7 +210,7 @@ fn entry(view: &View, parts: Vec<StoredCommand>) -> Result<AuditEntry, redb::Err
 }
 
 /// The method that a command was stored for.
-fn action_name(command: &v1::Command) -> &str {
+fn action_name(command: &internal::Command) -> &str {
     match &command.action {
         Some(Action::Redrive(_)) => "RedriveDeadLetters",
         Some(Action::Catalog(edit)) => &edit.method,
@@ -240,7 +241,7 @@ fn action_name(command: &v1::Command) -> &str {
 /// The target of a command.
 fn targets(part: &StoredCommand) -> Vec<v1::AuditTarget> {
     let target = |kind: AuditTargetKind, name: String| v1::AuditTarget { kind: kind.into(), name };
-    let items = |items: &[v1::RedriveItem], kind| items.iter().map(|item| target(kind, item_id(item))).collect();
+    let items = |items: &[internal::RedriveItem], kind| items.iter().map(|item| target(kind, item_id(item))).collect();
     match &part.command.action {
         Some(Action::Redrive(redrive)) => items(&redrive.items, AuditTargetKind::DeadLetter),
         Some(Action::Close(close)) => items(&close.items, AuditTargetKind::DeadLetter),
@@ -288,7 +289,7 @@ fn kind_of_method(method: &str) -> AuditTargetKind {
 }
 
 /// The id of an item as operators write it.
-fn item_id(item: &v1::RedriveItem) -> String {
+fn item_id(item: &internal::RedriveItem) -> String {
     if !item.dead_letter_id.is_empty() {
         return item.dead_letter_id.clone();
     }
@@ -296,15 +297,15 @@ fn item_id(item: &v1::RedriveItem) -> String {
     format!("{}:{event}", item.subscription_name)
 }
 
-fn erased_id(item: &v1::ErasedItem) -> String {
+fn erased_id(item: &internal::ErasedItem) -> String {
     EventId::from_slice(&item.event_id).map(|id| id.to_string()).unwrap_or_default()
 }
 
 /// Whether a command is about this.
-fn concerns(command: &v1::Command, target: &str) -> bool {
+fn concerns(command: &internal::Command, target: &str) -> bool {
     let id = target.parse::<EventId>().ok().map(EventId::to_vec);
     let is_event = |bytes: &[u8]| id.as_ref().is_some_and(|id| id[..] == *bytes);
-    let items = |items: &[v1::RedriveItem]| {
+    let items = |items: &[internal::RedriveItem]| {
         items.iter().any(|item| {
             item.subscription_name == target
                 || item.workflow_id == target
@@ -432,14 +433,14 @@ mod tests {
     #[test]
     fn targets_are_found_by_each_of_their_names() {
         let event = EventId::unique();
-        let lane = v1::LaneOrder {
+        let lane = internal::LaneOrder {
             subscription_name: "billing".into(),
             workflow_id: "order-42".into(),
             action: LaneAction::Skip.into(),
             event_id: event.to_vec(),
-            ..v1::LaneOrder::default()
+            ..internal::LaneOrder::default()
         };
-        let command = v1::Command { action: Some(Action::Lane(lane)), ..v1::Command::default() };
+        let command = internal::Command { action: Some(Action::Lane(lane)), ..internal::Command::default() };
         assert_eq!(action_name(&command), "SkipLane");
         for target in ["billing", "order-42", "billing/order-42", &event.to_string()] {
             assert!(concerns(&command, target), "{target}");

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use weft_nats::checkpoints::{self, Checkpoint, ChunkError};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1,
+    internal,
 };
 
 use super::{
@@ -70,7 +70,7 @@ async fn load_from(
         };
         // Commits that have been read already have newer states of the lanes.
         let with_lanes = checkpoint.end.position >= from.0.saturating_sub(1);
-        let chunks = chunks.into_iter().map(|chunk| v1::CheckpointChunk {
+        let chunks = chunks.into_iter().map(|chunk| internal::CheckpointChunk {
             heads: Vec::new(),
             head_columns: Vec::new(),
             requests: Vec::new(),

@@ -5,7 +5,7 @@ use redb::WriteTransaction;
 use weft_nats::{message::Stored, subject::Layout};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1,
+    internal,
 };
 
 use super::{
@@ -39,9 +39,9 @@ pub(super) enum Change {
 
 /// A part of a checkpoint.
 pub(super) enum CheckpointPart {
-    Chunks(Vec<v1::CheckpointChunk>),
+    Chunks(Vec<internal::CheckpointChunk>),
     /// The end, and when it was stored, in unix milliseconds.
-    End(Box<v1::CheckpointEnd>, i64),
+    End(Box<internal::CheckpointEnd>, i64),
 }
 
 /// State after a commit.

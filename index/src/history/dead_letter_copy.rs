@@ -9,7 +9,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::{status::reason_of, tables::EventRow};
@@ -21,7 +21,7 @@ pub(super) struct Copy {
     pub seq: StreamSeq,
     pub subscription: SubscriptionUid,
     pub subscription_name: String,
-    pub outcome: v1::Outcome,
+    pub outcome: internal::Outcome,
     pub event: EventRow,
 }
 
@@ -38,11 +38,11 @@ pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
     };
     let seq = copied_seq(&message.headers)?.0;
     let subscription: SubscriptionUid = text("weft-subscription-uid")?.parse().ok()?;
-    let outcome = v1::Outcome {
+    let outcome = internal::Outcome {
         subscription: subscription.to_vec(),
         sequence: seq,
         run: text("weft-run")?.parse().ok()?,
-        kind: v1::OutcomeKind::DeadLettered.into(),
+        kind: internal::OutcomeKind::DeadLettered.into(),
         workflow_id: workflow.as_str().to_owned(),
         event_id: event.id.to_vec(),
         attempts: number("weft-attempts"),

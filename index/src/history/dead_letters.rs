@@ -2,7 +2,8 @@
 
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, DeadLetterReason, OutcomeKind},
+    internal::{self, OutcomeKind},
+    v1::DeadLetterReason,
 };
 
 use super::{
@@ -274,16 +275,16 @@ fn facts(
     seq: u64,
     uid: &Uid,
     row: &DeadRow,
-    outcome: &v1::Outcome,
+    outcome: &internal::Outcome,
 ) -> Result<DeadLetterFacts, redb::Error> {
     let later = outcome.run.saturating_add(1);
     let mut settled = None;
     for row in view.deliveries.range((shard, seq, uid, later)..=(shard, seq, uid, u64::MAX))? {
         let delivery: DeliveryRow = decode(row?.1.value())?;
-        let kind = delivery.outcome.as_ref().map(v1::Outcome::kind);
+        let kind = delivery.outcome.as_ref().map(internal::Outcome::kind);
         settled = kind.filter(|kind| *kind != OutcomeKind::DeadLettered).or(settled);
     }
-    let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard, uid))?;
+    let state: Option<internal::SubscriptionState> = get(&view.subscriptions, (shard, uid))?;
     // A deleted subscription's dead letters cannot be redriven any more.
     let settled = settled.or(state.filter(|state| state.closed).map(|_| OutcomeKind::Discarded));
     let mut commanded = false;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_catalog::{Filters, Match};
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::{
@@ -56,7 +56,7 @@ pub struct DeliveryHistory {
     /// Attempts that have ended, including those whose records have expired.
     pub attempt_count: u32,
     /// The attempts, in order. Subscription, event id and workflow id are left empty.
-    pub attempts: Vec<v1::Attempt>,
+    pub attempts: Vec<internal::Attempt>,
     /// When it was settled, in unix milliseconds.
     pub settled_at_ms: Option<i64>,
     /// When it is attempted next, in unix milliseconds.
@@ -186,7 +186,7 @@ fn dead_rows(view: &View, shard: ShardId, seq: StreamSeq) -> Result<Vec<(Uid, De
 
 /// The fields of an event that a dead letter keeps after EVENTS has dropped it.
 fn of_dead(row: &DeadRow) -> Option<EventRow> {
-    let of_outcome = |outcome: &v1::Outcome| EventRow {
+    let of_outcome = |outcome: &internal::Outcome| EventRow {
         id: outcome.event_id.clone(),
         workflow: outcome.workflow_id.clone(),
         ..EventRow::default()
@@ -232,7 +232,7 @@ impl At<'_> {
     }
 
     /// The outcomes of several events of the workflow that this one is among, by subscription.
-    fn range_outcomes(&self) -> Result<Vec<(Uid, v1::Outcome)>, redb::Error> {
+    fn range_outcomes(&self) -> Result<Vec<(Uid, internal::Outcome)>, redb::Error> {
         let workflow = self.event.workflow.as_str();
         let mut outcomes = Vec::new();
         let mut from = UID_MIN;
@@ -281,7 +281,7 @@ impl At<'_> {
         // Also those that are missing from the catalog.
         for row in self.view.subscriptions.range((self.shard, &UID_MIN)..=(self.shard, &UID_MAX))? {
             let (key, state) = row?;
-            if !decode::<v1::SubscriptionState>(state.value())?.closed {
+            if !decode::<internal::SubscriptionState>(state.value())?.closed {
                 uids.insert(*key.value().1);
             }
         }
@@ -292,7 +292,7 @@ impl At<'_> {
         let matched = self.view.marks.get((MATCHED, self.shard))?.map_or(0, |matched| matched.value());
         let mut deliveries = Vec::new();
         for uid in uids.iter().filter(|uid| !rows.contains_key(&(**uid, 0))) {
-            let state: Option<v1::SubscriptionState> = get(&self.view.subscriptions, (self.shard, uid))?;
+            let state: Option<internal::SubscriptionState> = get(&self.view.subscriptions, (self.shard, uid))?;
             let lane = self.lane(uid)?.map(|lane| (lane.next, lane.last));
             let own = state.as_ref().and_then(|state| state.detached);
             let matched = own.map_or(matched, |next| next.saturating_sub(1));
@@ -306,7 +306,7 @@ impl At<'_> {
 
     /// Whether a subscription matches the event: by the filter that was in force at its place, if the shard's owner has
     /// recorded it, else by the catalog's. `None` if neither knows the subscription.
-    fn is_taken(&self, uid: &Uid, state: Option<&v1::SubscriptionState>) -> Option<bool> {
+    fn is_taken(&self, uid: &Uid, state: Option<&internal::SubscriptionState>) -> Option<bool> {
         let EventRow { event_type, source, .. } = &self.event;
         let in_catalog = self.subscriptions.get(uid).map(|found| takes(found, self.shard, self.seq, &self.event));
         let state = state.filter(|state| !state.filters.is_empty());
@@ -323,23 +323,23 @@ impl At<'_> {
     }
 
     /// The lane that the event is in: its own, or its workflow's.
-    fn lane(&self, uid: &Uid) -> Result<Option<v1::Lane>, redb::Error> {
+    fn lane(&self, uid: &Uid) -> Result<Option<internal::Lane>, redb::Error> {
         let own = get(&self.view.lanes, (self.event.workflow.as_str(), uid, self.seq))?;
         if own.is_some() { Ok(own) } else { self.workflow_lane(uid) }
     }
 
-    fn workflow_lane(&self, uid: &Uid) -> Result<Option<v1::Lane>, redb::Error> {
+    fn workflow_lane(&self, uid: &Uid) -> Result<Option<internal::Lane>, redb::Error> {
         get(&self.view.lanes, (self.event.workflow.as_str(), uid, WORKFLOW_LANE))
     }
 
     fn delivery(&self, uid: &Uid, run: u64, row: &DeliveryRow) -> Result<DeliveryHistory, redb::Error> {
         let lane = self.lane(uid)?;
-        let lane_state = lane.as_ref().map(v1::Lane::state);
-        let state: Option<v1::SubscriptionState> = get(&self.view.subscriptions, (self.shard, uid))?;
+        let lane_state = lane.as_ref().map(internal::Lane::state);
+        let state: Option<internal::SubscriptionState> = get(&self.view.subscriptions, (self.shard, uid))?;
         let facts = DeliveryFacts {
-            outcome: row.outcome.as_ref().map(v1::Outcome::kind),
+            outcome: row.outcome.as_ref().map(internal::Outcome::kind),
             attempts: row.attempts,
-            lane_blocked: run == 0 && lane_state == Some(v1::LaneState::Blocked),
+            lane_blocked: run == 0 && lane_state == Some(internal::LaneState::Blocked),
             // A subscription that is missing from the catalog makes no attempts either.
             paused: self.workflow_lane(uid)?.is_some_and(|lane| lane.paused)
                 || self.subscriptions.is_stopped(uid, state.as_ref()),
@@ -362,7 +362,7 @@ impl At<'_> {
         })
     }
 
-    fn attempts(&self, uid: &Uid, run: u64) -> Result<Vec<v1::Attempt>, redb::Error> {
+    fn attempts(&self, uid: &Uid, run: u64) -> Result<Vec<internal::Attempt>, redb::Error> {
         let range = (self.shard, self.seq, uid, run, 0)..=(self.shard, self.seq, uid, run, u32::MAX);
         let mut attempts = Vec::new();
         for row in self.view.attempts.range(range)? {
@@ -377,7 +377,7 @@ pub(super) fn last_attempt(
     shard: ShardId,
     seq: StreamSeq,
     uid: SubscriptionUid,
-) -> Result<Option<v1::Attempt>, redb::Error> {
+) -> Result<Option<internal::Attempt>, redb::Error> {
     let key = |number| (shard.0, seq.0, uid.as_bytes(), Run::LIVE.0, number);
     let last = view.attempts.range(key(0)..=key(u32::MAX))?.next_back().transpose()?;
     last.map(|(_, row)| decode(row.value())).transpose()

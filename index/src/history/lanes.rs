@@ -4,7 +4,7 @@ use weft_catalog::{Filters, edit::RECORD_SHARD};
 use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{ShardId, SubscriptionUid, WorkflowId},
-    v1,
+    internal,
 };
 
 use super::{
@@ -33,12 +33,12 @@ pub struct LaneHistory {
     /// The workflow's shard.
     pub shard: ShardId,
     /// The lane's state, as recorded by its shard's owner.
-    pub lane: v1::Lane,
+    pub lane: internal::Lane,
     /// Its subscription is paused, or missing from the catalog; or it is the lane of one event, and an operator has stopped
     /// its workflow's.
     pub is_stopped: bool,
     /// State of its receiver if that is away or held; `None`: available.
-    pub receiver: Option<v1::ReceiverState>,
+    pub receiver: Option<internal::ReceiverState>,
     /// Operator and reason of its pause; `None`: it is not paused.
     pub pause: Option<Pause>,
     /// Its events after the head, by type and source.
@@ -52,7 +52,7 @@ impl LaneHistory {
     pub fn state(&self) -> &'static str {
         if self.lane.paused || self.is_stopped {
             "paused"
-        } else if self.lane.state() == v1::LaneState::Blocked {
+        } else if self.lane.state() == internal::LaneState::Blocked {
             "blocked"
         } else if let Some(receiver) = &self.receiver
             && self.lane.next <= self.lane.last
@@ -152,11 +152,11 @@ fn read(
     layout: Layout,
     workflow: &str,
     uid: &Uid,
-    lane: v1::Lane,
+    lane: internal::Lane,
 ) -> Result<Option<LaneHistory>, redb::Error> {
     let Ok(workflow) = WorkflowId::new(workflow) else { return Ok(None) };
     let shard = layout.shard_of(&workflow);
-    let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
+    let state: Option<internal::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
     // Also rows of a subscription that was closed before its uid was opened again.
     if state.as_ref().is_some_and(|state| state.closed || lane.last < state.from) {
         return Ok(None);
@@ -164,7 +164,7 @@ fn read(
     let filters = state.as_ref().filter(|state| !state.filters.is_empty()).map(Filters::of);
     let of_subscription = subscriptions.is_stopped(uid, state.as_ref());
     let of_workflow = lane.unordered && {
-        let of_workflow: Option<v1::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
+        let of_workflow: Option<internal::Lane> = get(&view.lanes, (workflow.as_str(), uid, WORKFLOW_LANE))?;
         of_workflow.is_some_and(|lane| lane.paused)
     };
     let is_stopped = of_subscription || of_workflow;
@@ -187,7 +187,7 @@ pub(super) fn waiting(
     subscriptions: &Subscriptions,
     shard: ShardId,
     uid: &Uid,
-    lane: &v1::Lane,
+    lane: &internal::Lane,
 ) -> Result<u64, redb::Error> {
     if lane.unordered || lane.next >= lane.last {
         return Ok(0);

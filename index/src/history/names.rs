@@ -4,10 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use weft_catalog::Snapshot;
 use weft_nats::{event::OWN_SOURCE, pattern::pattern_matches};
-use weft_proto::{
-    ids::ShardId,
-    v1::{self, Subscription},
-};
+use weft_proto::{ids::ShardId, internal, v1::Subscription};
 
 use super::tables::{EventRow, UID_MIN, Uid, View, decode};
 
@@ -31,7 +28,7 @@ impl Subscriptions {
 
     /// Whether a subscription delivers nothing: it is paused, or missing from the catalog although the log knows it. A catalog
     /// that has not been read as far as the shard's owner has read it is ignored.
-    pub fn is_stopped(&self, uid: &Uid, in_log: Option<&v1::SubscriptionState>) -> bool {
+    pub fn is_stopped(&self, uid: &Uid, in_log: Option<&internal::SubscriptionState>) -> bool {
         let acted_on =
             in_log.map(|state| state.catalog.map_or((0, 0), |acted_on| (acted_on.created_ns, acted_on.sequence)));
         let is_missing = || acted_on.is_some_and(|acted_on| self.position.is_some_and(|read| read >= acted_on));
@@ -68,13 +65,16 @@ pub(super) fn uids(view: &View) -> Result<Vec<(u32, Uid)>, redb::Error> {
 }
 
 /// Those of the subscriptions that are open.
-pub(super) fn open(view: &View, uids: &[(u32, Uid)]) -> Result<Vec<(ShardId, v1::SubscriptionState)>, redb::Error> {
+pub(super) fn open(
+    view: &View,
+    uids: &[(u32, Uid)],
+) -> Result<Vec<(ShardId, internal::SubscriptionState)>, redb::Error> {
     let mut open = Vec::new();
     for (shard, uid) in uids {
         let Some(state) = view.subscriptions.get((*shard, uid))? else { continue };
-        let state: v1::SubscriptionState = decode(state.value())?;
+        let state: internal::SubscriptionState = decode(state.value())?;
         if !state.closed {
-            open.push((ShardId(*shard), v1::SubscriptionState { subscription: uid.to_vec(), ..state }));
+            open.push((ShardId(*shard), internal::SubscriptionState { subscription: uid.to_vec(), ..state }));
         }
     }
     Ok(open)

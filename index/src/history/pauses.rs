@@ -2,7 +2,7 @@
 
 use weft_proto::{
     ids::ShardId,
-    v1::{self, LaneAction, command::Action},
+    internal::{self, LaneAction, command::Action},
 };
 
 use super::{
@@ -27,7 +27,7 @@ pub struct Pause {
 }
 
 /// The key of a pause: workflow and uid of a lane, or name and nil uid of a subscription.
-pub(super) fn key(command: &v1::Command) -> Option<(String, Uid)> {
+pub(super) fn key(command: &internal::Command) -> Option<(String, Uid)> {
     match command.action.as_ref()? {
         Action::Lane(order) if order.action() == LaneAction::Pause => {
             let uid: Uid = order.subscription[..].try_into().ok()?;
@@ -48,7 +48,7 @@ pub(super) fn of_lane(view: &View, shard: ShardId, workflow: &str, uid: &Uid) ->
         let seq = row?.0.value().2;
         // A pause of a lane that was paused already changed nothing.
         if view.refused.get((shard.0, seq, 0, uid))?.is_none()
-            && let Some(command) = get::<_, v1::Command>(&view.commands, (shard.0, seq))?
+            && let Some(command) = get::<_, internal::Command>(&view.commands, (shard.0, seq))?
         {
             return Ok(Pause::by(command));
         }
@@ -69,7 +69,7 @@ pub(super) fn of_subscription(
     };
     let (name, reason) = (subscription.name.as_str(), &subscription.pause_reason);
     let newest = view.pauses.range((name, &UID_MIN, 0)..=(name, &UID_MIN, u64::MAX))?.next_back().transpose()?;
-    let command: Option<v1::Command> = match newest {
+    let command: Option<internal::Command> = match newest {
         Some((key, _)) => get(&view.commands, (records.0, key.value().2))?,
         None => None,
     };
@@ -79,8 +79,8 @@ pub(super) fn of_subscription(
 }
 
 impl Pause {
-    fn by(command: v1::Command) -> Self {
-        let v1::Command { operator, reason, at_ms, .. } = command;
+    fn by(command: internal::Command) -> Self {
+        let internal::Command { operator, reason, at_ms, .. } = command;
         Self { operator, reason, at_ms, of_subscription: false }
     }
 }

@@ -9,7 +9,7 @@ use redb::{ReadableTable as _, Table};
 use weft_nats::pattern::pattern_matches;
 use weft_proto::{
     ids::ShardId,
-    v1::{self, OutcomeKind},
+    internal::{self, OutcomeKind},
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 };
 
 fn class_of(row: &DeliveryRow) -> Class {
-    match row.outcome.as_ref().map(v1::Outcome::kind) {
+    match row.outcome.as_ref().map(internal::Outcome::kind) {
         Some(OutcomeKind::Delivered) => Class::Delivered,
         Some(OutcomeKind::DeadLettered) => Class::DeadLettered,
         Some(OutcomeKind::Discarded) => Class::Discarded,
@@ -257,7 +257,7 @@ impl Taker {
         shard: ShardId,
         uid: &Uid,
     ) -> Result<Option<Self>, redb::Error> {
-        let in_log: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
+        let in_log: Option<internal::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
         let in_catalog = subscriptions.get(uid);
         let from = match (&in_log, in_catalog) {
             (Some(state), _) => state.from,

@@ -7,7 +7,7 @@ use weft_catalog::Snapshot;
 use weft_nats::cursor::Cursor;
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
-    v1,
+    internal,
 };
 
 use super::{
@@ -283,7 +283,7 @@ impl History {
         shard: ShardId,
         seq: StreamSeq,
         uid: SubscriptionUid,
-    ) -> Result<Option<v1::Attempt>, HistoryError> {
+    ) -> Result<Option<internal::Attempt>, HistoryError> {
         self.read(move |view, _| events::last_attempt(view, shard, seq, uid)).await
     }
 
@@ -314,7 +314,7 @@ impl History {
     /// # Errors
     ///
     /// [`HistoryError`].
-    pub async fn decisions(&self, items: Vec<CommandItem>) -> Result<Vec<Option<v1::OutcomeKind>>, HistoryError> {
+    pub async fn decisions(&self, items: Vec<CommandItem>) -> Result<Vec<Option<internal::OutcomeKind>>, HistoryError> {
         self.read(move |view, _| requests::decisions(view, &items)).await
     }
 
@@ -337,7 +337,7 @@ impl History {
         &self,
         catalog: &Snapshot,
         patience: Duration,
-    ) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
+    ) -> Result<Vec<(ShardId, internal::SubscriptionState)>, HistoryError> {
         let ends = self.ends(|source| matches!(source, StreamKind::Outcomes(_))).await?;
         let reached = |positions: &Vec<StreamSeq>| ends.iter().all(|(index, end)| positions[*index] >= *end);
         self.wait(patience, reached).await?;
@@ -353,7 +353,7 @@ impl History {
     pub async fn unknown_subscriptions(
         &self,
         catalog: &Snapshot,
-    ) -> Result<Vec<(ShardId, v1::SubscriptionState)>, HistoryError> {
+    ) -> Result<Vec<(ShardId, internal::SubscriptionState)>, HistoryError> {
         let mut uids = self.read(|view, _| names::uids(view)).await?;
         uids.retain(|(_, uid)| !catalog.knows(uid));
         if uids.is_empty() {
@@ -410,7 +410,7 @@ impl History {
     /// # Errors
     ///
     /// [`HistoryError`].
-    pub async fn replay_order(&self, replay: String) -> Result<Option<v1::ReplayAction>, HistoryError> {
+    pub async fn replay_order(&self, replay: String) -> Result<Option<internal::ReplayAction>, HistoryError> {
         self.read(move |view, _| replays::order(view, &replay)).await
     }
 

@@ -2,7 +2,8 @@
 
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
-    v1::{self, ReceiverCondition},
+    internal,
+    v1::ReceiverCondition,
 };
 
 use super::tables::{UID_MIN, View, decode, get};
@@ -15,7 +16,7 @@ pub struct ReceiverHistory {
     /// Epoch of the owner that recorded it: each owner finds out independently.
     pub shard: ShardId,
     /// The recorded state.
-    pub state: v1::ReceiverState,
+    pub state: internal::ReceiverState,
 }
 
 impl ReceiverHistory {
@@ -26,7 +27,7 @@ impl ReceiverHistory {
 }
 
 /// The state's name in the contract.
-pub fn state_name(state: &v1::ReceiverState) -> &'static str {
+pub fn state_name(state: &internal::ReceiverState) -> &'static str {
     match state.condition() {
         ReceiverCondition::Away => "away",
         ReceiverCondition::Held => "held",
@@ -47,6 +48,6 @@ pub(super) fn all(view: &View) -> Result<Vec<ReceiverHistory>, redb::Error> {
 }
 
 /// State of the receiver of a subscription in a shard; `None`: available.
-pub(super) fn of(view: &View, shard: ShardId, uid: &[u8; 16]) -> Result<Option<v1::ReceiverState>, redb::Error> {
+pub(super) fn of(view: &View, shard: ShardId, uid: &[u8; 16]) -> Result<Option<internal::ReceiverState>, redb::Error> {
     get(&view.receivers, (shard.0, uid))
 }

@@ -1,6 +1,6 @@
 //! Reading: replays, by when they were commanded.
 
-use weft_proto::v1;
+use weft_proto::internal;
 
 use super::tables::View;
 
@@ -41,7 +41,7 @@ pub(super) fn page(view: &View, after: Option<ReplayCursor>, limit: usize) -> Re
 }
 
 /// The newest command to a replay.
-pub(super) fn order(view: &View, replay: &str) -> Result<Option<v1::ReplayAction>, redb::Error> {
+pub(super) fn order(view: &View, replay: &str) -> Result<Option<internal::ReplayAction>, redb::Error> {
     let order = view.replay_orders.get(replay)?;
-    Ok(order.and_then(|order| v1::ReplayAction::try_from(order.value().1).ok()))
+    Ok(order.and_then(|order| internal::ReplayAction::try_from(order.value().1).ok()))
 }

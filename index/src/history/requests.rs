@@ -3,7 +3,8 @@
 use weft_nats::commands::skip_decision;
 use weft_proto::{
     ids::{Run, ShardId, StreamSeq, SubscriptionUid},
-    v1::{self, DeadLetterReason, OutcomeKind, command::Action},
+    internal::{self, OutcomeKind, command::Action},
+    v1::DeadLetterReason,
 };
 
 use super::{
@@ -43,13 +44,13 @@ pub struct StoredCommand {
     /// Its place in the shard's COMMANDS: the run of what it asks for.
     pub run: Run,
     /// The command.
-    pub command: v1::Command,
+    pub command: internal::Command,
 }
 
 impl StoredCommand {
     /// Its items in order, each with its stored form. Malformed items are left out, as the shard's owner
     /// leaves them out.
-    pub fn items(&self) -> impl Iterator<Item = (CommandItem, &v1::RedriveItem)> {
+    pub fn items(&self) -> impl Iterator<Item = (CommandItem, &internal::RedriveItem)> {
         let items = match &self.command.action {
             Some(Action::Redrive(redrive)) => &redrive.items[..],
             Some(Action::Replay(replay)) => &replay.items[..],
@@ -127,7 +128,7 @@ fn decision(view: &View, item: &CommandItem) -> Result<Option<OutcomeKind>, redb
         if !matches!(kind, OutcomeKind::Resolved | OutcomeKind::Discarded) {
             return Ok(None);
         }
-        let command: Option<v1::Command> = get(&view.commands, (shard.0, run))?;
+        let command: Option<internal::Command> = get(&view.commands, (shard.0, run))?;
         let is_replay = matches!(command.and_then(|command| command.action), Some(Action::Replay(_)));
         if !is_replay {
             return Ok(Some(kind));
@@ -147,7 +148,7 @@ pub struct Decision {
 
 impl Decision {
     /// The decision in an outcome.
-    pub(super) fn of(view: &View, shard: u32, outcome: &v1::Outcome) -> Result<Self, redb::Error> {
+    pub(super) fn of(view: &View, shard: u32, outcome: &internal::Outcome) -> Result<Self, redb::Error> {
         if outcome.reason() == DeadLetterReason::Skipped {
             let (operator, reason) = skip_decision(&outcome.operator, &outcome.last_error);
             return Ok(Self { operator: operator.to_owned(), reason: reason.to_owned() });
@@ -155,7 +156,7 @@ impl Decision {
         if outcome.operator.is_empty() {
             return Ok(Self::default());
         }
-        let command: Option<v1::Command> = get(&view.commands, (shard, outcome.run))?;
+        let command: Option<internal::Command> = get(&view.commands, (shard, outcome.run))?;
         // The reason of a replay is not the reason of discarding its rest.
         let closes = command.filter(|command| matches!(command.action, Some(Action::Close(_))));
         let reason = closes.map(|command| command.reason).unwrap_or_default();
@@ -174,7 +175,7 @@ fn item_progress(view: &View, item: &CommandItem) -> Result<ItemProgress, redb::
     if let Some(outcome) = outcome {
         return Ok(ItemProgress::Settled(outcome.kind()));
     }
-    let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid.as_bytes()))?;
+    let state: Option<internal::SubscriptionState> = get(&view.subscriptions, (shard.0, uid.as_bytes()))?;
     // Unsettled deliveries of a deleted subscription are discarded.
     let closed = state.is_some_and(|state| state.closed);
     Ok(if closed { ItemProgress::Settled(OutcomeKind::Discarded) } else { ItemProgress::Pending })

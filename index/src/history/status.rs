@@ -1,9 +1,6 @@
 //! Statuses of deliveries, events and dead letters, from the records of the log. Pure.
 
-use weft_proto::{
-    ids::Run,
-    v1::{DeadLetterReason, OutcomeKind},
-};
+use weft_proto::{ids::Run, internal::OutcomeKind, v1::DeadLetterReason};
 
 /// Status of one event for one subscription in one run. Ordered from the best to the worst, so that the worst of
 /// several is their maximum.

@@ -10,7 +10,7 @@ use redb::ReadableTable as _;
 use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, WorkflowId},
-    v1::{self, command::Action},
+    internal::{self, command::Action},
 };
 
 use super::apply::{base_request_id, uid_of};
@@ -149,7 +149,7 @@ impl Tables<'_> {
         let mut gone = Vec::new();
         for row in self.commands.range((shard.0, 0)..(shard.0, first.0))?.take(SWEEP_MAX) {
             let (key, value) = row?;
-            gone.push((key.value().1, decode::<v1::Command>(value.value())?));
+            gone.push((key.value().1, decode::<internal::Command>(value.value())?));
         }
         for (seq, command) in &gone {
             self.commands.remove((shard.0, *seq))?;
@@ -202,7 +202,7 @@ impl Tables<'_> {
         let mut seen = 0;
         for row in self.lanes.range(from..)?.take(LANES_MAX) {
             let (key, value) = row?;
-            let lane: v1::Lane = decode(value.value())?;
+            let lane: internal::Lane = decode(value.value())?;
             let (workflow, uid, event) = key.value();
             seen += 1;
             if seen == LANES_MAX {
@@ -223,7 +223,7 @@ impl Tables<'_> {
     }
 
     fn is_closed(&self, shard: ShardId, uid: &Uid) -> Result<bool, redb::Error> {
-        let state: Option<v1::SubscriptionState> = get(&self.subscriptions, (shard.0, uid))?;
+        let state: Option<internal::SubscriptionState> = get(&self.subscriptions, (shard.0, uid))?;
         Ok(state.is_some_and(|state| state.closed))
     }
 }

@@ -8,15 +8,15 @@
 //! | `sources` | source | the first of its events that was read | EVENTS |
 //! | `deliveries` | shard, sequence, uid, run | outcome, attempts, next attempt | OUTCOMES |
 //! | `ranges` | shard, workflow id, uid, last sequence | the first sequence of an outcome of several events | OUTCOMES |
-//! | `attempts` | shard, sequence, uid, run, number | `v1::Attempt` | OUTCOMES |
+//! | `attempts` | shard, sequence, uid, run, number | `internal::Attempt` | OUTCOMES |
 //! | `dead` | shard, sequence, uid | the newest dead letter of a delivery | OUTCOMES, DLQ |
 //! | `dead_by_time` | when, shard, sequence, uid | – | with `dead` |
 //! | `still_open` | shard, sequence, uid | the checkpoint that lists it | OUTCOMES |
-//! | `lanes` | workflow id, uid, sequence of the lane of one event, else 0 | `v1::Lane`: what is unsettled | OUTCOMES |
-//! | `receivers` | shard, uid | `v1::ReceiverState` of a receiver that is away or held | OUTCOMES |
-//! | `subscriptions` | shard, uid | `v1::SubscriptionState` | OUTCOMES |
+//! | `lanes` | workflow id, uid, sequence of the lane of one event, else 0 | `internal::Lane`: what is unsettled | OUTCOMES |
+//! | `receivers` | shard, uid | `internal::ReceiverState` of a receiver that is away or held | OUTCOMES |
+//! | `subscriptions` | shard, uid | `internal::SubscriptionState` | OUTCOMES |
 //! | `names` | uid | the subscription's name | OUTCOMES, COMMANDS, DLQ |
-//! | `commands` | shard, COMMANDS sequence | `v1::Command` | COMMANDS |
+//! | `commands` | shard, COMMANDS sequence | `internal::Command` | COMMANDS |
 //! | `requests` | request id, shard | the COMMANDS sequence that came first | COMMANDS |
 //! | `redrives` | shard, sequence, uid, COMMANDS sequence | – | COMMANDS |
 //! | `refused` | shard, COMMANDS sequence, sequence, uid | – | OUTCOMES |
@@ -36,7 +36,7 @@
 
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
-use weft_proto::v1;
+use weft_proto::internal;
 
 use super::{
     bits::SEGMENT_SEQUENCES,
@@ -193,7 +193,7 @@ impl EventRow {
 pub(super) struct DeliveryRow {
     /// Once it is settled.
     #[prost(message, optional, tag = "1")]
-    pub outcome: Option<v1::Outcome>,
+    pub outcome: Option<internal::Outcome>,
     /// Attempts that have ended.
     #[prost(uint32, tag = "2")]
     pub attempts: u32,
@@ -212,7 +212,7 @@ pub(super) struct DeliveryRow {
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct DeadRow {
     #[prost(message, optional, tag = "1")]
-    pub outcome: Option<v1::Outcome>,
+    pub outcome: Option<internal::Outcome>,
     /// Its outcome was read on OUTCOMES, and so were later records.
     #[prost(bool, tag = "2")]
     pub witnessed: bool,

@@ -16,7 +16,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
-    v1::{self, CommandStatus, OutcomeKind, outcome_record::Record},
+    internal::{self, CommandStatus, OutcomeKind, outcome_record::Record},
+    v1,
 };
 
 use super::{
@@ -65,19 +66,19 @@ fn event_message(number: u64) -> Stored {
 }
 
 fn record(seq: u64, record: Record) -> Stored {
-    let record = v1::OutcomeRecord { record: Some(record) };
+    let record = internal::OutcomeRecord { record: Some(record) };
     stored(seq, "outcomes.0".into(), records::headers(), record.encode_to_vec())
 }
 
 /// A commit, stored after all events.
-fn commit(seq: u64, commit: v1::Commit) -> Stored {
+fn commit(seq: u64, commit: internal::Commit) -> Stored {
     let stored = record(seq, Record::Commit(commit));
     Stored { stored_at: Timestamp::from_second(1_000_000 + seq as i64).unwrap(), ..stored }
 }
 
-fn outcome(uid: SubscriptionUid, number: u64, run: u64, kind: OutcomeKind, at_ms: i64) -> v1::Outcome {
+fn outcome(uid: SubscriptionUid, number: u64, run: u64, kind: OutcomeKind, at_ms: i64) -> internal::Outcome {
     let dead = kind == OutcomeKind::DeadLettered;
-    v1::Outcome {
+    internal::Outcome {
         subscription: uid.to_vec(),
         sequence: number,
         run,
@@ -96,8 +97,8 @@ fn outcome(uid: SubscriptionUid, number: u64, run: u64, kind: OutcomeKind, at_ms
     }
 }
 
-fn attempt(uid: SubscriptionUid, number: u64, run: u64, attempt: u32, next_ms: i64) -> v1::Attempt {
-    v1::Attempt {
+fn attempt(uid: SubscriptionUid, number: u64, run: u64, attempt: u32, next_ms: i64) -> internal::Attempt {
+    internal::Attempt {
         subscription: uid.to_vec(),
         sequence: number,
         run,
@@ -109,8 +110,8 @@ fn attempt(uid: SubscriptionUid, number: u64, run: u64, attempt: u32, next_ms: i
     }
 }
 
-fn lane(uid: SubscriptionUid, next: u64, last: u64, state: v1::LaneState) -> v1::Lane {
-    v1::Lane {
+fn lane(uid: SubscriptionUid, next: u64, last: u64, state: internal::LaneState) -> internal::Lane {
+    internal::Lane {
         subscription: uid.to_vec(),
         workflow_id: "order-1".into(),
         next,
@@ -120,14 +121,14 @@ fn lane(uid: SubscriptionUid, next: u64, last: u64, state: v1::LaneState) -> v1:
     }
 }
 
-fn opened(uid: SubscriptionUid, name: &str) -> v1::SubscriptionChange {
-    let opened = v1::Opened { name: name.into(), from: 1, revision: 1, ..Default::default() };
-    let change = Some(v1::subscription_change::Change::Opened(opened));
-    v1::SubscriptionChange { subscription: uid.to_vec(), change, catalog: None }
+fn opened(uid: SubscriptionUid, name: &str) -> internal::SubscriptionChange {
+    let opened = internal::Opened { name: name.into(), from: 1, revision: 1, ..Default::default() };
+    let change = Some(internal::subscription_change::Change::Opened(opened));
+    internal::SubscriptionChange { subscription: uid.to_vec(), change, catalog: None }
 }
 
 /// The copy on DLQ that the owner makes after the commit with this outcome.
-fn copy(seq: u64, name: &str, outcome: &v1::Outcome) -> Stored {
+fn copy(seq: u64, name: &str, outcome: &internal::Outcome) -> Stored {
     let event = event(outcome.sequence);
     let mut headers = event.encode(LAYOUT).headers;
     let time = |ms| Timestamp::from_millisecond(ms).unwrap().to_string();
@@ -149,7 +150,7 @@ fn copy(seq: u64, name: &str, outcome: &v1::Outcome) -> Stored {
 }
 
 fn redrive(seq: u64, request_id: &str, numbers: &[u64]) -> Stored {
-    let items = numbers.iter().map(|number| v1::RedriveItem {
+    let items = numbers.iter().map(|number| internal::RedriveItem {
         subscription: BILLING.to_vec(),
         subscription_name: "billing".into(),
         sequence: *number,
@@ -158,14 +159,14 @@ fn redrive(seq: u64, request_id: &str, numbers: &[u64]) -> Stored {
         run: 0,
         dead_letter_id: String::new(),
     });
-    let action = Some(v1::command::Action::Redrive(v1::Redrive { items: items.collect() }));
-    let command = v1::Command { request_id: request_id.into(), action, ..Default::default() };
+    let action = Some(internal::command::Action::Redrive(internal::Redrive { items: items.collect() }));
+    let command = internal::Command { request_id: request_id.into(), action, ..Default::default() };
     stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec())
 }
 
-fn results(command: u64, number: u64, status: CommandStatus) -> v1::CommandResult {
-    let item = v1::ItemResult { subscription: BILLING.to_vec(), sequence: number, status: status.into() };
-    v1::CommandResult { command, request_id: String::new(), items: vec![item] }
+fn results(command: u64, number: u64, status: CommandStatus) -> internal::CommandResult {
+    let item = internal::ItemResult { subscription: BILLING.to_vec(), sequence: number, status: status.into() };
+    internal::CommandResult { command, request_id: String::new(), items: vec![item] }
 }
 
 struct Index {
@@ -248,22 +249,22 @@ fn catalog(types: &str, paused: bool) -> Snapshot {
 /// a fifth redrive is refused.
 fn story() -> [Vec<(StreamKind, Stored)>; 4] {
     let dead = |number, run, at| outcome(BILLING, number, run, OutcomeKind::DeadLettered, at);
-    let unrouted = v1::Outcome { subscription: Vec::new(), ..outcome(AUDIT, 2, 0, OutcomeKind::Unrouted, 2) };
+    let unrouted = internal::Outcome { subscription: Vec::new(), ..outcome(AUDIT, 2, 0, OutcomeKind::Unrouted, 2) };
     let commits = [
         commit(
             1,
-            v1::Commit {
+            internal::Commit {
                 cursor: 4,
                 subscriptions: vec![opened(BILLING, "billing")],
                 attempts: vec![attempt(BILLING, 3, 0, 1, 5_000)],
-                lanes: vec![lane(BILLING, 3, 4, v1::LaneState::Open)],
+                lanes: vec![lane(BILLING, 3, 4, internal::LaneState::Open)],
                 outcomes: vec![outcome(BILLING, 1, 0, OutcomeKind::Delivered, 1), unrouted],
                 ..Default::default()
             },
         ),
         commit(
             2,
-            v1::Commit {
+            internal::Commit {
                 cursor: 4,
                 attempts: vec![attempt(BILLING, 3, 0, 2, 0), attempt(BILLING, 4, 0, 1, 0)],
                 outcomes: vec![dead(3, 0, 6_000), dead(4, 0, 7_000)],
@@ -272,10 +273,10 @@ fn story() -> [Vec<(StreamKind, Stored)>; 4] {
         ),
         commit(
             3,
-            v1::Commit {
+            internal::Commit {
                 cursor: 4,
                 results: vec![results(7, 3, CommandStatus::Taken), results(7, 4, CommandStatus::Taken)],
-                runs: vec![v1::PendingRun {
+                runs: vec![internal::PendingRun {
                     subscription: BILLING.to_vec(),
                     sequence: 3,
                     run: 7,
@@ -286,7 +287,7 @@ fn story() -> [Vec<(StreamKind, Stored)>; 4] {
         ),
         commit(
             4,
-            v1::Commit {
+            internal::Commit {
                 cursor: 4,
                 attempts: vec![attempt(BILLING, 4, 7, 1, 0)],
                 outcomes: vec![outcome(BILLING, 3, 7, OutcomeKind::Delivered, 8_000), dead(4, 7, 9_000)],
@@ -376,9 +377,9 @@ fn a_redrive_shows_from_its_command_on() {
 #[test]
 fn a_record_of_the_catalog_is_found_by_its_request() {
     let index = Index::new();
-    let edit = v1::CatalogEdit { method: "CreateSource".into(), name: "shop".into(), ..Default::default() };
-    let action = Some(v1::command::Action::Catalog(edit));
-    let command = v1::Command { request_id: "made".into(), action: action.clone(), ..Default::default() };
+    let edit = internal::CatalogEdit { method: "CreateSource".into(), name: "shop".into(), ..Default::default() };
+    let action = Some(internal::command::Action::Catalog(edit));
+    let command = internal::Command { request_id: "made".into(), action: action.clone(), ..Default::default() };
     let message = stored(1, "commands.0".into(), records::headers(), command.encode_to_vec());
     index.apply(&[(StreamKind::Commands(SHARD), message)]);
     let found = requests::request(&index.view(), "made").unwrap();

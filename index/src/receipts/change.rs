@@ -10,7 +10,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, SequenceNumber, StreamSeq, WorkflowId},
-    v1::Heads,
+    internal::Heads,
 };
 
 use super::{Accepted, WorkflowHead, body_digest, whole_millis};

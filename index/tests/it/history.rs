@@ -16,7 +16,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid},
-    v1::{self, OutcomeKind, outcome_record::Record},
+    internal::{self, OutcomeKind, outcome_record::Record},
 };
 use weft_testkit::{PATIENCE, TestServer, eventually};
 
@@ -46,8 +46,8 @@ impl Writer {
         let messages: Vec<_> = numbers.iter().map(|number| event(*number).encode(self.layout)).collect();
         self.events = self.appender.append(self.events, &messages).await.unwrap();
         let outcomes = numbers.iter().map(|number| outcome(*number)).collect();
-        let commit = v1::Commit { cursor: self.events.0, outcomes, ..Default::default() };
-        let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
+        let commit = internal::Commit { cursor: self.events.0, outcomes, ..Default::default() };
+        let record = internal::OutcomeRecord { record: Some(Record::Commit(commit)) };
         let message = records::encode(self.layout.outcomes_subject(SHARD), &record);
         self.outcomes = self.appender.append(self.outcomes, &[message]).await.unwrap();
     }
@@ -57,8 +57,8 @@ fn event(number: u64) -> Event {
     weft_testkit::event(&format!("order-{number}")).build()
 }
 
-fn outcome(number: u64) -> v1::Outcome {
-    v1::Outcome {
+fn outcome(number: u64) -> internal::Outcome {
+    internal::Outcome {
         subscription: SubscriptionUid::from_bytes([7; 16]).to_vec(),
         sequence: number,
         kind: OutcomeKind::Delivered.into(),
@@ -178,24 +178,24 @@ async fn a_history_that_begins_in_the_middle_of_outcomes_starts_at_the_checkpoin
         writer.delivered(2).await;
     }
     let uid = SubscriptionUid::from_bytes([7; 16]).to_vec();
-    let lane = |workflow: &str| v1::Lane {
+    let lane = |workflow: &str| internal::Lane {
         subscription: uid.clone(),
         workflow_id: workflow.into(),
         next: 6,
         last: 6,
-        state: v1::LaneState::Blocked.into(),
+        state: internal::LaneState::Blocked.into(),
         ..Default::default()
     };
     // `order-6` is settled by the last commit, which is still held.
     let lanes = vec![lane("order-6"), lane("order-blocked")];
     let subscriptions =
-        vec![v1::SubscriptionState { subscription: uid.clone(), name: "billing".into(), ..Default::default() }];
-    let chunk = v1::CheckpointChunk { position: 2, lanes, subscriptions, ..Default::default() };
-    let end = v1::CheckpointEnd { position: 2, chunks: 1, first_chunk: 1, ..Default::default() };
+        vec![internal::SubscriptionState { subscription: uid.clone(), name: "billing".into(), ..Default::default() }];
+    let chunk = internal::CheckpointChunk { position: 2, lanes, subscriptions, ..Default::default() };
+    let end = internal::CheckpointEnd { position: 2, chunks: 1, first_chunk: 1, ..Default::default() };
     let mut appender = Appender::new(connection.clone());
     let mut last = StreamSeq(0);
     for record in [Record::Chunk(chunk), Record::End(end)] {
-        let record = v1::OutcomeRecord { record: Some(record) };
+        let record = internal::OutcomeRecord { record: Some(record) };
         let message = records::encode(layout.checkpoints_subject(SHARD), &record);
         last = appender.append(last, &[message]).await.unwrap();
     }

@@ -4,7 +4,7 @@ use async_nats::Message;
 use serde::{Deserialize, Serialize};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 
 use super::{AskError, Requests};
@@ -65,12 +65,12 @@ async fn unsettled_from(admin: &Connection, layout: Layout, shard: ShardId) -> R
     let (events, outcomes) = (layout.events_stream(shard), layout.outcomes_stream(shard));
     let newest = direct::last_by_subject(admin, &outcomes, &layout.outcomes_subject(shard)).await;
     let newest = newest.map_err(|error| error.to_string())?;
-    let record = newest.as_ref().and_then(records::decode::<v1::OutcomeRecord>);
+    let record = newest.as_ref().and_then(records::decode::<internal::OutcomeRecord>);
     let Some(Record::Commit(commit)) = record.and_then(|record| record.record) else {
         return Err(format!("{outcomes} does not end with a commit"));
     };
     let state = streams::state(admin, &events).await.map_err(|error| error.to_string())?;
-    let made = |events: v1::LogPosition| i128::from(events.created_ns) == state.created.as_nanosecond();
+    let made = |events: internal::LogPosition| i128::from(events.created_ns) == state.created.as_nanosecond();
     if !commit.events.is_none_or(made) {
         return Err(format!("{outcomes} refers to another {events}"));
     }

@@ -7,7 +7,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 use weft_testkit::TestLog;
 
@@ -24,7 +24,7 @@ impl Log {
     }
 
     async fn publish(&mut self, record: Record) {
-        let payload = v1::OutcomeRecord { record: Some(record) }.encode_to_vec();
+        let payload = internal::OutcomeRecord { record: Some(record) }.encode_to_vec();
         let (jetstream, headers) = (self.log.connection.jetstream(), records::headers().to_map());
         let ack = jetstream.publish_with_headers("checkpoints.0", headers, payload.into()).await.unwrap();
         self.last = ack.await.unwrap().sequence;
@@ -32,15 +32,17 @@ impl Log {
 
     async fn chunks(&mut self, position: u64, count: u32) {
         for index in 0..count {
-            let heads = vec![v1::LaneHead { sequence: u64::from(index), ..Default::default() }];
-            self.publish(Record::Chunk(v1::CheckpointChunk { position, index, heads, ..Default::default() })).await;
+            let heads = vec![internal::LaneHead { sequence: u64::from(index), ..Default::default() }];
+            self.publish(Record::Chunk(internal::CheckpointChunk { position, index, heads, ..Default::default() }))
+                .await;
         }
     }
 
     async fn checkpoint(&mut self, position: u64, chunks: u32) {
         let first_chunk = self.last + 1;
         self.chunks(position, chunks).await;
-        self.publish(Record::End(v1::CheckpointEnd { position, chunks, first_chunk, ..Default::default() })).await;
+        self.publish(Record::End(internal::CheckpointEnd { position, chunks, first_chunk, ..Default::default() }))
+            .await;
     }
 
     async fn tail(&self) -> checkpoints::Tail {

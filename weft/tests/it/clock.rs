@@ -20,7 +20,7 @@ use bytes::Bytes;
 use jiff::SignedDuration;
 use tempfile::TempDir;
 use weft_nats::{direct, options::LogOptions, streams};
-use weft_proto::{ids::StreamSeq, v1};
+use weft_proto::{ids::StreamSeq, internal};
 use weft_services::{
     mesh::{RoleProcess, SOURCE, SUBSCRIPTION, Wiring},
     receiver::Answer,
@@ -104,7 +104,7 @@ async fn metric(process: &RoleProcess, name: &str) -> Option<f64> {
 }
 
 /// Every outcome in the log.
-async fn outcomes(mesh: &Mesh) -> Vec<v1::Outcome> {
+async fn outcomes(mesh: &Mesh) -> Vec<internal::Outcome> {
     use prost::Message as _;
     let connection = mesh.server.connection("judge").await;
     let last = streams::state(&connection, "OUTCOMES").await.unwrap().last;
@@ -115,8 +115,8 @@ async fn outcomes(mesh: &Mesh) -> Vec<v1::Outcome> {
         let Some(newest) = messages.last() else { break };
         from = newest.seq.next();
         for message in &messages {
-            let record = v1::OutcomeRecord::decode(message.payload.clone()).unwrap().record;
-            if let Some(v1::outcome_record::Record::Commit(commit)) = record {
+            let record = internal::OutcomeRecord::decode(message.payload.clone()).unwrap().record;
+            if let Some(internal::outcome_record::Record::Commit(commit)) = record {
                 outcomes.extend(commit.outcomes);
             }
         }
@@ -153,7 +153,7 @@ async fn a_worker_a_week_ahead_expires_nothing() {
     mesh.assert_delivered(&sent).await;
     mesh.worker.stop().await.unwrap();
     let outcomes = outcomes(&mesh).await;
-    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "{outcomes:?}");
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == internal::OutcomeKind::Delivered), "{outcomes:?}");
 }
 
 /// P4: waits are by a clock that does not step. Before, an hour back stalled every waiting lane for an hour, and a wait that

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use weft_nats::{connect::Connection, direct, subject::Layout};
 use weft_proto::{
     ids::{EventId, StreamSeq},
-    v1::{self, OutcomeKind, outcome_record::Record},
+    internal::{self, OutcomeKind, outcome_record::Record},
 };
 use weft_services::{
     mesh::{RoleProcess, Wiring},
@@ -197,7 +197,7 @@ async fn settled(connection: &Connection) -> BTreeMap<String, u64> {
             let Some(last) = page.last() else { break };
             from = last.seq.next();
             for message in &page {
-                let record = v1::OutcomeRecord::decode(message.payload.clone()).unwrap().record;
+                let record = internal::OutcomeRecord::decode(message.payload.clone()).unwrap().record;
                 let Some(Record::Commit(commit)) = record else { continue };
                 for outcome in &commit.outcomes {
                     assert_eq!(outcome.kind(), OutcomeKind::Delivered, "{outcome:?}");

@@ -24,7 +24,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, SequenceNumber, ShardId, StreamSeq},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 use weft_services::{
     mesh::{SOURCE, Wiring},
@@ -81,7 +81,7 @@ async fn append(connection: &Connection, events: u64) -> StreamSeq {
 async fn cursor(connection: &Connection) -> u64 {
     let (stream, subject) = (LAYOUT.outcomes_stream(ShardId(0)), LAYOUT.outcomes_subject(ShardId(0)));
     let Ok(Some(newest)) = direct::last_by_subject(connection, &stream, &subject).await else { return 0 };
-    match v1::OutcomeRecord::decode(newest.payload).unwrap().record {
+    match internal::OutcomeRecord::decode(newest.payload).unwrap().record {
         Some(Record::Commit(commit)) => commit.cursor,
         _ => 0,
     }

@@ -14,7 +14,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::StreamSeq,
-    v1::{self, outcome_record::Record, subscription_change::Change},
+    internal::{self, outcome_record::Record, subscription_change::Change},
 };
 use weft_services::{apply::apply, config::Config, mesh::RoleProcess};
 use weft_testkit::{TestServer, master_key};
@@ -67,7 +67,7 @@ async fn until_open(connection: &Connection, count: usize) {
     while open < count {
         let batch = tokio::time::timeout(PATIENCE, reader.next()).await.expect("all are opened").unwrap();
         for message in batch.messages {
-            let record = v1::OutcomeRecord::decode(message.payload).unwrap().record;
+            let record = internal::OutcomeRecord::decode(message.payload).unwrap().record;
             let Some(Record::Commit(commit)) = record else { continue };
             open += commit.subscriptions.iter().filter(|one| matches!(one.change, Some(Change::Opened(_)))).count();
         }

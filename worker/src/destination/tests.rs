@@ -7,7 +7,7 @@ use std::{
 };
 
 use weft_catalog::Filters;
-use weft_proto::ids::StreamSeq;
+use weft_proto::{ids::StreamSeq, internal};
 
 use super::{
     Stages,
@@ -308,8 +308,9 @@ async fn expressions_of_a_batch_fail_one_event_alone() {
     assert_eq!(alone.iter().map(|end| end.result).collect::<Vec<_>>(), [TransformFailed]);
     assert_eq!(*recorder.0.lock().unwrap(), [["[1]", "[2]"]], "nothing is sent for the other two");
 
-    let filter = v1::FilterRevision { types: vec!["*".into()], expression: "data.n < 2".into(), ..Default::default() };
-    let filters = Filters::of(&v1::SubscriptionState { filters: vec![filter], ..Default::default() });
+    let filter =
+        internal::FilterRevision { types: vec!["*".into()], expression: "data.n < 2".into(), ..Default::default() };
+    let filters = Filters::of(&internal::SubscriptionState { filters: vec![filter], ..Default::default() });
     let ends = destinations.deliver_batch(&batch, Some(&filters)).await.unwrap();
     assert_eq!(ends.iter().map(|end| end.result).collect::<Vec<_>>(), [Delivered, Delivered, FilterFailed]);
     assert_eq!(ends[2].error, "filter: 1:5: no such member: n");

@@ -11,7 +11,7 @@ use weft_catalog::{Filters, Match};
 use weft_nats::{entry::Entry, event::StoredEvent};
 use weft_proto::{
     ids::{StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::{Driver, DriverError, aborted};
@@ -46,8 +46,8 @@ pub(super) struct BackfillProgress {
 }
 
 impl Backfills {
-    pub fn new(log: Log, restored: &[v1::SubscriptionState]) -> Self {
-        let uid_of = |state: &v1::SubscriptionState| SubscriptionUid::from_slice(&state.subscription);
+    pub fn new(log: Log, restored: &[internal::SubscriptionState]) -> Self {
+        let uid_of = |state: &internal::SubscriptionState| SubscriptionUid::from_slice(&state.subscription);
         let detached = restored.iter().filter(|state| !state.closed && state.detached.is_some());
         Self {
             log,

@@ -13,7 +13,7 @@ use tokio::{
 use weft_catalog::{Author, Catalog, Matcher, Removal, Revised, Snapshot, default_retry, is_ordered};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 use super::{Driver, DriverError, aborted};
@@ -39,7 +39,7 @@ pub(super) struct CatalogFollower {
     /// Reads a catalog that ends before the position that the shard has acted on from the server.
     confirming: JoinSet<Arc<Snapshot>>,
     /// The end of such a catalog, as the server has confirmed it.
-    confirmed: Option<v1::CatalogPosition>,
+    confirmed: Option<internal::CatalogPosition>,
 }
 
 impl CatalogFollower {
@@ -232,12 +232,12 @@ impl Driver {
 }
 
 /// Whether a catalog was read up to a position. Every position of a bucket that was created later is further.
-fn is_as_far(read: v1::CatalogPosition, position: v1::CatalogPosition) -> bool {
+fn is_as_far(read: internal::CatalogPosition, position: internal::CatalogPosition) -> bool {
     (read.created_ns, read.sequence) >= (position.created_ns, position.sequence)
 }
 
 /// Reads the catalog from the server until it reaches `wanted`, or [`CONFIRM_TIMEOUT`] has passed: then there is no more of it.
-async fn confirm(catalog: Catalog, wanted: v1::CatalogPosition) -> Arc<Snapshot> {
+async fn confirm(catalog: Catalog, wanted: internal::CatalogPosition) -> Arc<Snapshot> {
     let deadline = Instant::now() + CONFIRM_TIMEOUT;
     loop {
         match catalog.read().await {
@@ -270,7 +270,7 @@ fn policy(
         sources: value.sources.clone(),
         expression: value.filter.clone(),
         author: Author::default(),
-        catalog: v1::CatalogPosition::default(),
+        catalog: internal::CatalogPosition::default(),
         concurrency: (value.concurrency / shards).max(1) as usize,
         min_interval: value.rate.as_ref().filter(|rate| rate.count > 0).map(|rate| min_interval(rate, shards)),
         max_events: value.batch.map_or(1, |batch| batch.max_events.max(1) as usize),
@@ -330,7 +330,7 @@ mod tests {
     /// A catalog whose bucket was created later is newer than any position of an earlier one.
     #[test]
     fn positions_are_compared_by_bucket_first() {
-        let position = |created_ns, sequence| v1::CatalogPosition { created_ns, sequence };
+        let position = |created_ns, sequence| internal::CatalogPosition { created_ns, sequence };
         assert!(is_as_far(position(1, 7), position(1, 7)) && !is_as_far(position(1, 6), position(1, 7)));
         assert!(is_as_far(position(2, 1), position(1, 7)) && !is_as_far(position(1, 7), position(2, 1)));
     }

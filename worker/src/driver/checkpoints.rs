@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{append::Appender, checkpoints, direct::DirectError, records};
 use weft_proto::{
     ids::StreamSeq,
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 
 use super::{
@@ -208,26 +208,26 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    async fn chunk(&mut self, chunk: v1::CheckpointChunk) -> Result<(), CheckpointError> {
+    async fn chunk(&mut self, chunk: internal::CheckpointChunk) -> Result<(), CheckpointError> {
         let writer_epoch = self.epoch;
-        self.append(Record::Chunk(v1::CheckpointChunk { writer_epoch, ..chunk })).await
+        self.append(Record::Chunk(internal::CheckpointChunk { writer_epoch, ..chunk })).await
     }
 
     /// Completes the checkpoint.
-    async fn end(&mut self, end: v1::CheckpointEnd) -> Result<(), CheckpointError> {
+    async fn end(&mut self, end: internal::CheckpointEnd) -> Result<(), CheckpointError> {
         let end = self.complete(end).await?;
         self.append(Record::End(end)).await
     }
 
     /// Adds to the end what the state itself does not say.
-    async fn complete(&self, end: v1::CheckpointEnd) -> Result<v1::CheckpointEnd, CheckpointError> {
+    async fn complete(&self, end: internal::CheckpointEnd) -> Result<internal::CheckpointEnd, CheckpointError> {
         let stream = self.log.layout.outcomes_stream(self.log.shard);
         let get = self.log.get(&stream, StreamSeq(end.position));
         let at_position = match end.position {
             0 => None,
             _ => timeout(APPEND_TIMEOUT, get).await.map_err(|_| CheckpointError::TimedOut)?,
         };
-        Ok(v1::CheckpointEnd {
+        Ok(internal::CheckpointEnd {
             first_chunk: self.first_chunk.0,
             writer_epoch: self.epoch,
             outcomes_created_ns: self.created_ns,
@@ -238,7 +238,7 @@ impl CheckpointWriter {
 
     async fn append(&mut self, record: Record) -> Result<(), CheckpointError> {
         let Log { layout, shard, .. } = self.log;
-        let record = v1::OutcomeRecord { record: Some(record) };
+        let record = internal::OutcomeRecord { record: Some(record) };
         let message = records::encode(layout.checkpoints_subject(shard), &record);
         let bytes = message.payload.len() as u64;
         // Missing after an append that was given up: nothing more is appended then.

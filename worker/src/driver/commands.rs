@@ -8,7 +8,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, command::Action},
+    internal::{self, command::Action},
 };
 
 use super::{Driver, DriverError};
@@ -44,7 +44,7 @@ impl Driver {
         for message in &batch.messages {
             self.commits.commands().read(message);
             let command = message.seq.0;
-            let Some(decoded) = records::decode::<v1::Command>(message) else {
+            let Some(decoded) = records::decode::<internal::Command>(message) else {
                 tracing::warn!(command, "ignored a message of COMMANDS that is not a command");
                 self.handle(Input::CommandSkipped { command })?;
                 continue;
@@ -56,7 +56,7 @@ impl Driver {
             }
             match self.action(decoded.action)? {
                 Some(action) => {
-                    let v1::Command { request_id, operator, reason, .. } = decoded;
+                    let internal::Command { request_id, operator, reason, .. } = decoded;
                     self.commands.requests.insert(request_id.clone());
                     let command = Command { run: Run(command), request_id, operator, reason, action };
                     let discards = matches!(command.action, CommandAction::DiscardSubscription { .. });
@@ -80,7 +80,7 @@ impl Driver {
                 Some(CommandAction::Replay(self.items(&replay.items)?.into_iter().map(live).collect()))
             }
             Some(Action::Close(close)) => match close.kind() {
-                kind @ (v1::OutcomeKind::Resolved | v1::OutcomeKind::Discarded) => {
+                kind @ (internal::OutcomeKind::Resolved | internal::OutcomeKind::Discarded) => {
                     Some(CommandAction::Close { kind, items: self.items(&close.items)? })
                 }
                 _ => None,
@@ -106,11 +106,11 @@ impl Driver {
         })
     }
 
-    fn items(&self, items: &[v1::RedriveItem]) -> Result<Vec<RedriveItem>, DriverError> {
+    fn items(&self, items: &[internal::RedriveItem]) -> Result<Vec<RedriveItem>, DriverError> {
         items.iter().filter_map(|item| self.item(item).transpose()).collect()
     }
 
-    fn item(&self, item: &v1::RedriveItem) -> Result<Option<RedriveItem>, DriverError> {
+    fn item(&self, item: &internal::RedriveItem) -> Result<Option<RedriveItem>, DriverError> {
         let (Some(subscription), Some(event), Ok(workflow)) = (
             SubscriptionUid::from_slice(&item.subscription),
             EventId::from_slice(&item.event_id),
@@ -131,28 +131,28 @@ impl Driver {
     }
 }
 
-fn lane_command(order: &v1::LaneOrder) -> Option<CommandAction> {
+fn lane_command(order: &internal::LaneOrder) -> Option<CommandAction> {
     let lane = LaneKey::of_workflow(
         SubscriptionUid::from_slice(&order.subscription)?,
         WorkflowId::new(order.workflow_id.as_str()).ok()?,
     );
     let head = HeadRef { seq: StreamSeq(order.sequence), next: StreamSeq(order.next.min(order.sequence)) };
     let command = match order.action() {
-        v1::LaneAction::Retry => LaneCommand::Retry { head },
-        v1::LaneAction::Skip => LaneCommand::Skip { head, event: EventId::from_slice(&order.event_id)? },
-        v1::LaneAction::Pause => LaneCommand::Pause,
-        v1::LaneAction::Resume => LaneCommand::Resume,
-        v1::LaneAction::Unspecified => return None,
+        internal::LaneAction::Retry => LaneCommand::Retry { head },
+        internal::LaneAction::Skip => LaneCommand::Skip { head, event: EventId::from_slice(&order.event_id)? },
+        internal::LaneAction::Pause => LaneCommand::Pause,
+        internal::LaneAction::Resume => LaneCommand::Resume,
+        internal::LaneAction::Unspecified => return None,
     };
     Some(CommandAction::Lane { lane, command })
 }
 
-fn replay_command(action: v1::ReplayAction) -> Option<ReplayCommand> {
+fn replay_command(action: internal::ReplayAction) -> Option<ReplayCommand> {
     match action {
-        v1::ReplayAction::Pause => Some(ReplayCommand::Pause),
-        v1::ReplayAction::Resume => Some(ReplayCommand::Resume),
-        v1::ReplayAction::Cancel => Some(ReplayCommand::Cancel),
-        v1::ReplayAction::Unspecified => None,
+        internal::ReplayAction::Pause => Some(ReplayCommand::Pause),
+        internal::ReplayAction::Resume => Some(ReplayCommand::Resume),
+        internal::ReplayAction::Cancel => Some(ReplayCommand::Cancel),
+        internal::ReplayAction::Unspecified => None,
     }
 }
 
@@ -160,8 +160,8 @@ fn replay_command(action: v1::ReplayAction) -> Option<ReplayCommand> {
 mod tests {
     use super::*;
 
-    fn order(action: v1::LaneAction, event_id: Vec<u8>) -> v1::LaneOrder {
-        v1::LaneOrder {
+    fn order(action: internal::LaneAction, event_id: Vec<u8>) -> internal::LaneOrder {
+        internal::LaneOrder {
             subscription: vec![1; 16],
             workflow_id: "order-1".into(),
             sequence: 7,
@@ -179,10 +179,10 @@ mod tests {
         let head = HeadRef { seq: StreamSeq(7), next: StreamSeq(7) };
         let of = |action, id| lane_command(&order(action, id));
         let command = |command| Some(CommandAction::Lane { lane: lane.clone(), command });
-        assert_eq!(of(v1::LaneAction::Retry, vec![]), command(LaneCommand::Retry { head }));
+        assert_eq!(of(internal::LaneAction::Retry, vec![]), command(LaneCommand::Retry { head }));
         let event = EventId::from_bytes([2; 16]);
-        assert_eq!(of(v1::LaneAction::Skip, event.to_vec()), command(LaneCommand::Skip { head, event }));
-        assert_eq!(of(v1::LaneAction::Skip, vec![]), None, "a skip without an event");
-        assert_eq!(of(v1::LaneAction::Unspecified, vec![]), None, "an action of a later version");
+        assert_eq!(of(internal::LaneAction::Skip, event.to_vec()), command(LaneCommand::Skip { head, event }));
+        assert_eq!(of(internal::LaneAction::Skip, vec![]), None, "a skip without an event");
+        assert_eq!(of(internal::LaneAction::Unspecified, vec![]), None, "an action of a later version");
     }
 }

@@ -9,7 +9,7 @@ use tokio::{
 use weft_nats::{append::Appender, clock::Anchored, records};
 use weft_proto::{
     ids::StreamSeq,
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 
 use super::{
@@ -36,7 +36,7 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 struct InFlight {
     task: JoinHandle<Result<(Appender, StreamSeq), Fenced>>,
     /// The commit, applied once it is stored.
-    commit: Arc<v1::Commit>,
+    commit: Arc<internal::Commit>,
     /// The lanes' decisions in it; `None`: it settles nothing.
     pending: Option<Box<PendingCommit>>,
     /// Its encoded size.
@@ -51,7 +51,7 @@ pub(super) type Answer = Result<Result<(Appender, StreamSeq), Fenced>, JoinError
 pub(super) struct Stored {
     /// The lanes' decisions in it; `None`: it settles nothing.
     pub pending: Option<Box<PendingCommit>>,
-    pub commit: Arc<v1::Commit>,
+    pub commit: Arc<internal::Commit>,
     /// Its encoded size.
     pub bytes: usize,
 }
@@ -70,7 +70,7 @@ pub(super) struct Commits {
     commands: CursorMarks,
     copied: u64,
     /// Copies that the next commit records.
-    copies: Vec<v1::CopyState>,
+    copies: Vec<internal::CopyState>,
     /// Rows of the ledger that the next commit prunes.
     prune: Option<Pruning>,
     clock: Anchored,
@@ -140,7 +140,7 @@ impl Commits {
     }
 
     /// Every dead letter in commits up to `copied` has its copy or is recorded as refused, some of them by the next commit.
-    pub fn set_copied(&mut self, copied: u64, copies: Vec<v1::CopyState>) {
+    pub fn set_copied(&mut self, copied: u64, copies: Vec<internal::CopyState>) {
         self.copied = self.copied.max(copied);
         self.copies.extend(copies);
     }
@@ -181,14 +181,14 @@ impl Commits {
     /// Appends a commit that settles nothing: it records the owner and the copies.
     pub fn begin_empty(&mut self) {
         let (events, commands) = (self.events.committed().cursor, self.commands.committed().cursor);
-        let commit = v1::Commit { cursor: events.0, commands_cursor: commands.0, ..Default::default() };
+        let commit = internal::Commit { cursor: events.0, commands_cursor: commands.0, ..Default::default() };
         let commit = self.complete(commit);
         self.append(commit, None);
     }
 
     /// Adds what every commit of this owner has.
-    fn complete(&mut self, commit: v1::Commit) -> v1::Commit {
-        v1::Commit {
+    fn complete(&mut self, commit: internal::Commit) -> internal::Commit {
+        internal::Commit {
             events: Some(self.events.commit(commit.cursor)),
             commands: Some(self.commands.commit(commit.commands_cursor)),
             epoch: self.epoch,
@@ -221,9 +221,9 @@ impl Commits {
         self.append(commit, Some(Box::new(pending)));
     }
 
-    fn append(&mut self, commit: v1::Commit, pending: Option<Box<PendingCommit>>) {
+    fn append(&mut self, commit: internal::Commit, pending: Option<Box<PendingCommit>>) {
         let Log { layout, shard, .. } = self.log;
-        let record = v1::OutcomeRecord { record: Some(Record::Commit(commit)) };
+        let record = internal::OutcomeRecord { record: Some(Record::Commit(commit)) };
         let message = records::encode(layout.outcomes_subject(shard), &record);
         let Some(Record::Commit(commit)) = record.record else { return };
         let bytes = message.payload.len();

@@ -6,7 +6,7 @@ use weft_nats::{
     message::Stored,
     position::{Mark, Position},
 };
-use weft_proto::{ids::StreamSeq, v1};
+use weft_proto::{ids::StreamSeq, internal};
 
 /// The messages of one stream that a commit's cursor may point to.
 ///
@@ -50,7 +50,7 @@ impl CursorMarks {
     }
 
     /// The position of a commit with this cursor. Cursors never go back.
-    pub fn commit(&mut self, cursor: u64) -> v1::LogPosition {
+    pub fn commit(&mut self, cursor: u64) -> internal::LogPosition {
         let cursor = StreamSeq(cursor);
         if cursor != self.committed.cursor {
             while self.sealed.front().is_some_and(|(seq, _)| *seq < cursor) {
@@ -60,7 +60,7 @@ impl CursorMarks {
             let mark = known.filter(|(seq, _)| *seq == cursor).find_map(|(_, mark)| mark);
             self.committed = Position { cursor, mark, ..self.committed.clone() };
         }
-        v1::LogPosition::from(&self.committed)
+        internal::LogPosition::from(&self.committed)
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 use weft_role::traces::{self, Context, Kind, Span, Value};
 
@@ -38,7 +38,7 @@ impl Traced {
     }
 
     /// Outcomes are committed at `now`.
-    pub fn settled(&mut self, outcomes: &[v1::Outcome], now: Timestamp) {
+    pub fn settled(&mut self, outcomes: &[internal::Outcome], now: Timestamp) {
         if self.open.is_empty() {
             return;
         }

@@ -21,7 +21,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{StreamSeq, WorkflowId},
-    v1,
+    internal,
 };
 
 use super::{
@@ -192,7 +192,7 @@ impl Trim {
         let now = self.log.connection.server_clock().now();
         let since = now.checked_sub(self.remember).map_or(i64::MIN, |since| since.as_millisecond());
         let newest = self.newest(messages).into_iter().filter(|(_, head)| head.stored_at_ms >= since);
-        let heads: Vec<v1::Head> = stream::iter(newest)
+        let heads: Vec<internal::Head> = stream::iter(newest)
             .map(|(workflow, head)| async move {
                 let subject = self.log.layout.event_subject(&workflow);
                 let newest = direct::last_by_subject(&self.log.connection, &self.stream(), &subject).await?;
@@ -210,17 +210,17 @@ impl Trim {
     }
 
     /// The newest head of each workflow in `messages`.
-    fn newest(&self, messages: &[Stored]) -> BTreeMap<WorkflowId, v1::Head> {
-        let mut newest: BTreeMap<WorkflowId, v1::Head> = BTreeMap::new();
+    fn newest(&self, messages: &[Stored]) -> BTreeMap<WorkflowId, internal::Head> {
+        let mut newest: BTreeMap<WorkflowId, internal::Head> = BTreeMap::new();
         for message in messages {
             let heads = match Entry::decode(self.log.layout, message) {
-                Entry::Event(event) => vec![v1::Head {
+                Entry::Event(event) => vec![internal::Head {
                     workflow_id: event.workflow.as_str().to_owned(),
                     sequence_number: event.sequence_number.0,
                     event_id: event.id.to_vec(),
                     stored_at_ms: message.stored_at.as_millisecond(),
                 }],
-                Entry::Erased(erasure) => vec![v1::Head {
+                Entry::Erased(erasure) => vec![internal::Head {
                     workflow_id: erasure.event.workflow.as_str().to_owned(),
                     sequence_number: erasure.event.sequence_number.0,
                     event_id: erasure.event.id.to_vec(),
@@ -240,7 +240,7 @@ impl Trim {
         newest
     }
 
-    async fn append(&self, heads: Vec<v1::Head>) -> Result<(), TrimError> {
+    async fn append(&self, heads: Vec<internal::Head>) -> Result<(), TrimError> {
         let (_, message) = records::heads(self.log.layout.heads_subject(self.log.shard), heads);
         match publish(&self.log.connection, &message).await {
             Err(AppendErrorKind::Full(_)) => self.append_to_full(&message).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::{
@@ -107,7 +107,7 @@ pub struct PendingCommit {
     /// Its number, one higher than the previous one's: [`Input::CommitStored`](super::Input::CommitStored) names it.
     pub number: u64,
     /// The record, without `epoch`, `worker` and `at_ms`, which the driver adds.
-    pub commit: v1::Commit,
+    pub commit: internal::Commit,
     /// The events that it dead-letters: they are copied to DLQ once it is stored.
     pub dead: Vec<Arc<StoredEvent>>,
 }

@@ -12,7 +12,7 @@ use weft_catalog::Author;
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
-    v1,
+    internal, v1,
 };
 
 use super::{AttemptId, Limits, backoff::RetryPolicy};
@@ -99,7 +99,7 @@ pub struct SubscriptionPolicy {
     /// The author of this revision.
     pub author: Author,
     /// The position of the catalog snapshot.
-    pub catalog: v1::CatalogPosition,
+    pub catalog: internal::CatalogPosition,
     /// Maximum number of attempts in flight.
     pub concurrency: usize,
     /// Average time between two attempts at the highest rate; `None`: unlimited.
@@ -248,7 +248,7 @@ pub enum CommandAction {
     /// Closes dead letters without a redrive.
     Close {
         /// Resolved or discarded.
-        kind: v1::OutcomeKind,
+        kind: internal::OutcomeKind,
         /// The dead letters.
         items: Vec<RedriveItem>,
     },
@@ -302,7 +302,7 @@ pub enum Input {
         /// The operator's reason.
         reason: String,
         /// The position of the catalog snapshot.
-        catalog: v1::CatalogPosition,
+        catalog: internal::CatalogPosition,
     },
     /// The catalog lacks a subscription without a record of its removal. Its lanes and its position in EVENTS are kept until
     /// it is in the catalog again, or an operator discards it.

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq},
-    v1,
+    internal,
 };
 
 use super::AttemptId;
@@ -161,7 +161,7 @@ impl Lane {
     }
 
     /// A lane of the ledger: parked, with nothing in memory.
-    pub fn restored(lane: &v1::Lane, now: Timestamp) -> Self {
+    pub fn restored(lane: &internal::Lane, now: Timestamp) -> Self {
         Self {
             next: StreamSeq(lane.next),
             recorded_next: StreamSeq(lane.next),
@@ -174,7 +174,7 @@ impl Lane {
                 wait_ms: lane.wait_ms,
                 first_failed_at: instant(lane.first_failed_at_ms),
             },
-            blocked: lane.state() == v1::LaneState::Blocked,
+            blocked: lane.state() == internal::LaneState::Blocked,
             paused: lane.paused,
             ..Self::settled()
         }

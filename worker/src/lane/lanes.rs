@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::{
@@ -245,9 +245,9 @@ impl Lanes {
         debug_assert!(event.seq > self.cursor, "P3: the shared reader only goes forward");
         self.cursor = event.seq;
         if matching.is_empty() {
-            let unrouted = v1::Outcome {
+            let unrouted = internal::Outcome {
                 sequence: event.seq.0,
-                kind: v1::OutcomeKind::Unrouted.into(),
+                kind: internal::OutcomeKind::Unrouted.into(),
                 workflow_id: event.event.workflow.as_str().to_owned(),
                 event_id: event.event.id.to_vec(),
                 at_ms: now.as_millisecond(),

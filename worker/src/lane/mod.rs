@@ -8,7 +8,7 @@
 //! decide. The other modules are what it is made of, and know nothing of it: the state of lanes and subscriptions, the
 //! schedule with the circuit breaker and the token bucket of each subscription, the pending commits, the memory.
 
-use weft_proto::{ids::StreamSeq, v1};
+use weft_proto::{ids::StreamSeq, internal};
 
 mod action;
 mod attempt_table;
@@ -97,11 +97,11 @@ pub struct Restored {
     /// COMMANDS is carried out up to here.
     pub commands_cursor: u64,
     /// Unsettled lanes.
-    pub lanes: Vec<v1::Lane>,
+    pub lanes: Vec<internal::Lane>,
     /// Unsettled redrives and replays.
-    pub runs: Vec<v1::PendingRun>,
+    pub runs: Vec<internal::PendingRun>,
     /// Subscriptions, with detached and closed ones.
-    pub subscriptions: Vec<v1::SubscriptionState>,
+    pub subscriptions: Vec<internal::SubscriptionState>,
     /// As [`Input::EarlierEnd`], if it is known.
     pub earlier_end: Option<StreamSeq>,
 }

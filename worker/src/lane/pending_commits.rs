@@ -14,7 +14,7 @@ use prost::Message as _;
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::{
@@ -31,7 +31,7 @@ const LANE_BYTES: usize = 64;
 pub(super) struct PendingCommits {
     /// Number of the open commit.
     number: u64,
-    commit: v1::Commit,
+    commit: internal::Commit,
     dead: Vec<Arc<StoredEvent>>,
     bytes: usize,
     /// Something waits for the open commit.
@@ -42,7 +42,7 @@ pub(super) struct PendingCommits {
     forced: BTreeSet<LaneKey>,
     runs: BTreeSet<Work>,
     /// Receivers whose condition has changed since the previous commit.
-    receivers: BTreeMap<SubscriptionUid, v1::ReceiverState>,
+    receivers: BTreeMap<SubscriptionUid, internal::ReceiverState>,
     /// Detached subscriptions that have read on.
     detached: BTreeSet<SubscriptionUid>,
     sealed: VecDeque<PendingCommit>,
@@ -56,9 +56,9 @@ pub(super) struct PendingCommits {
 /// The state that a commit records when it is sealed.
 pub(super) trait RecordSource {
     /// The record of a lane; `None` when it is settled.
-    fn lane(&mut self, key: &LaneKey) -> Option<v1::Lane>;
+    fn lane(&mut self, key: &LaneKey) -> Option<internal::Lane>;
     /// The record of a run; `None` when it is settled.
-    fn run(&self, work: &Work) -> Option<v1::PendingRun>;
+    fn run(&self, work: &Work) -> Option<internal::PendingRun>;
     /// The next sequence that a detached subscription reads; 0: it has joined.
     fn detached(&self, uid: SubscriptionUid) -> u64;
 }
@@ -70,10 +70,10 @@ impl PendingCommits {
     }
 
     /// Adds an outcome, and the event of a dead letter.
-    pub fn outcome(&mut self, outcome: v1::Outcome, dead: Option<Arc<StoredEvent>>) {
+    pub fn outcome(&mut self, outcome: internal::Outcome, dead: Option<Arc<StoredEvent>>) {
         self.bytes += outcome.encoded_len();
         // Lanes run ahead over live successes only, and nothing waits for an outcome without a subscription.
-        let is_live_success = outcome.run == 0 && outcome.kind() == v1::OutcomeKind::Delivered;
+        let is_live_success = outcome.run == 0 && outcome.kind() == internal::OutcomeKind::Delivered;
         self.urgent |= !is_live_success && !outcome.subscription.is_empty();
         if outcome.run != 0 {
             self.settling.insert((outcome.subscription.clone(), outcome.sequence), self.number);
@@ -83,18 +83,18 @@ impl PendingCommits {
         self.dead.extend(dead);
     }
 
-    pub fn attempt(&mut self, attempt: v1::Attempt) {
+    pub fn attempt(&mut self, attempt: internal::Attempt) {
         self.bytes += attempt.encoded_len();
         self.commit.attempts.push(attempt);
     }
 
-    pub fn result(&mut self, result: v1::CommandResult) {
+    pub fn result(&mut self, result: internal::CommandResult) {
         self.bytes += result.encoded_len();
         self.urgent = true;
         self.commit.results.push(result);
     }
 
-    pub fn subscription(&mut self, change: v1::SubscriptionChange) {
+    pub fn subscription(&mut self, change: internal::SubscriptionChange) {
         self.urgent = true;
         self.bytes += change.encoded_len();
         self.commit.subscriptions.push(change);
@@ -133,7 +133,7 @@ impl PendingCommits {
     }
 
     /// The open commit records the condition of a receiver.
-    pub fn receiver(&mut self, uid: SubscriptionUid, state: v1::ReceiverState) {
+    pub fn receiver(&mut self, uid: SubscriptionUid, state: internal::ReceiverState) {
         self.bytes += state.encoded_len();
         self.receivers.insert(uid, state);
     }
@@ -196,8 +196,10 @@ impl PendingCommits {
         }
         commit.runs.extend(mem::take(&mut self.runs).iter().filter_map(|work| source.run(work)));
         for uid in mem::take(&mut self.detached) {
-            let change = v1::subscription_change::Change::Detached(v1::Detached { next: source.detached(uid) });
-            let change = v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change), catalog: None };
+            let change =
+                internal::subscription_change::Change::Detached(internal::Detached { next: source.detached(uid) });
+            let change =
+                internal::SubscriptionChange { subscription: uid.to_vec(), change: Some(change), catalog: None };
             commit.subscriptions.push(change);
         }
         commit.receivers.extend(mem::take(&mut self.receivers).into_values());
@@ -227,9 +229,9 @@ impl PendingCommits {
 }
 
 /// The record of a settled lane.
-fn settled(key: &LaneKey) -> v1::Lane {
+fn settled(key: &LaneKey) -> internal::Lane {
     let last = key.event.map_or(0, |seq| seq.0);
-    v1::Lane {
+    internal::Lane {
         subscription: key.subscription.to_vec(),
         workflow_id: key.workflow.as_str().to_owned(),
         next: last + 1,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use weft_proto::{
     ids::{EventId, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 use super::{
@@ -23,8 +23,8 @@ pub(super) struct DeadLetter {
 }
 
 /// An outcome of this work, without its kind.
-pub(super) fn outcome_of(work: &Work) -> v1::Outcome {
-    v1::Outcome {
+pub(super) fn outcome_of(work: &Work) -> internal::Outcome {
+    internal::Outcome {
         subscription: work.lane.subscription.to_vec(),
         sequence: work.seq.0,
         run: work.run.0,
@@ -41,9 +41,9 @@ pub(super) fn dead_letter_of(
     attempts: &AttemptState,
     dead: DeadLetter,
     now: Timestamp,
-) -> v1::Outcome {
-    v1::Outcome {
-        kind: v1::OutcomeKind::DeadLettered.into(),
+) -> internal::Outcome {
+    internal::Outcome {
+        kind: internal::OutcomeKind::DeadLettered.into(),
         event_id: event.to_vec(),
         attempts: attempts.ended,
         reason: dead.reason.into(),
@@ -57,17 +57,17 @@ pub(super) fn dead_letter_of(
 }
 
 /// The condition of a receiver.
-pub(super) fn receiver_record(uid: SubscriptionUid, condition: Option<&Condition>) -> v1::ReceiverState {
+pub(super) fn receiver_record(uid: SubscriptionUid, condition: Option<&Condition>) -> internal::ReceiverState {
     let subscription = uid.to_vec();
     let Some(condition) = condition else {
         let available = v1::ReceiverCondition::Available.into();
-        return v1::ReceiverState { subscription, condition: available, ..Default::default() };
+        return internal::ReceiverState { subscription, condition: available, ..Default::default() };
     };
     let cause = match condition.cause {
         Cause::Away => v1::ReceiverCondition::Away,
         Cause::Held => v1::ReceiverCondition::Held,
     };
-    v1::ReceiverState {
+    internal::ReceiverState {
         subscription,
         condition: cause.into(),
         since_ms: condition.since.as_millisecond(),
@@ -85,8 +85,8 @@ pub(super) fn attempt_record(
     end: &AttemptEnd,
     uncounted: bool,
     next_attempt: Option<Timestamp>,
-) -> v1::Attempt {
-    v1::Attempt {
+) -> internal::Attempt {
+    internal::Attempt {
         subscription: work.lane.subscription.to_vec(),
         sequence: work.seq.0,
         run: work.run.0,

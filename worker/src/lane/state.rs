@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use weft_catalog::{Filters, apply_change};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, subscription_change::Change},
+    internal::{self, subscription_change::Change},
 };
 
 use super::{
@@ -39,7 +39,7 @@ impl Detached {
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
     /// The committed record with the pending changes, but for `detached`.
-    state: v1::SubscriptionState,
+    state: internal::SubscriptionState,
     /// The filters of `state`.
     filters: Arc<Filters>,
     /// `None` until the catalog has been read.
@@ -58,13 +58,13 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    fn of(state: v1::SubscriptionState) -> Self {
+    fn of(state: internal::SubscriptionState) -> Self {
         let detached = state.detached.map(|next| Detached::from(StreamSeq(next)));
         Self { filters: Arc::new(Filters::of(&state)), state, detached, ..Self::default() }
     }
 
     /// The committed record with the pending changes.
-    pub fn state(&self) -> &v1::SubscriptionState {
+    pub fn state(&self) -> &internal::SubscriptionState {
         &self.state
     }
 
@@ -93,7 +93,7 @@ pub(super) struct State {
     /// Closed subscriptions, and up to where each had taken events, if that is known.
     pub closed: HashMap<SubscriptionUid, Option<StreamSeq>>,
     /// The newest position of the catalog that a change of a subscription was decided at.
-    catalog: v1::CatalogPosition,
+    catalog: internal::CatalogPosition,
     /// Number of lanes of each subscription.
     lane_counts: HashMap<SubscriptionUid, usize>,
 }
@@ -144,7 +144,7 @@ impl State {
     }
 
     /// Applies a pending change. One that opens or closes a subscription adds or removes it.
-    pub fn change(&mut self, uid: SubscriptionUid, change: &v1::SubscriptionChange) {
+    pub fn change(&mut self, uid: SubscriptionUid, change: &internal::SubscriptionChange) {
         self.note_catalog(change.catalog.as_ref());
         match &change.change {
             Some(Change::Closed(closed)) => {
@@ -161,15 +161,15 @@ impl State {
         }
     }
 
-    fn note_catalog(&mut self, position: Option<&v1::CatalogPosition>) {
-        let order = |position: &v1::CatalogPosition| (position.created_ns, position.sequence);
+    fn note_catalog(&mut self, position: Option<&internal::CatalogPosition>) {
+        let order = |position: &internal::CatalogPosition| (position.created_ns, position.sequence);
         if let Some(position) = position.filter(|position| order(position) > order(&self.catalog)) {
             self.catalog = *position;
         }
     }
 
     /// The newest position of the catalog that a change of a subscription was decided at.
-    pub fn catalog(&self) -> v1::CatalogPosition {
+    pub fn catalog(&self) -> internal::CatalogPosition {
         self.catalog
     }
 
@@ -240,17 +240,17 @@ impl State {
 }
 
 impl RecordSource for State {
-    fn lane(&mut self, key: &LaneKey) -> Option<v1::Lane> {
+    fn lane(&mut self, key: &LaneKey) -> Option<internal::Lane> {
         let lane = self.lanes.get_mut(key).filter(|lane| !lane.is_settled() || lane.paused)?;
         lane.recorded_next = lane.first();
-        Some(v1::Lane {
+        Some(internal::Lane {
             subscription: key.subscription.to_vec(),
             workflow_id: key.workflow.as_str().to_owned(),
             next: lane.first().0,
             last: lane.last.0,
             attempts: lane.head.ended,
             next_attempt_at_ms: millis(lane.head.not_before),
-            state: if lane.blocked { v1::LaneState::Blocked } else { v1::LaneState::Open }.into(),
+            state: if lane.blocked { internal::LaneState::Blocked } else { internal::LaneState::Open }.into(),
             first_failed_at_ms: millis(lane.head.first_failed_at),
             uncounted: lane.head.uncounted,
             paused: lane.paused,
@@ -259,9 +259,9 @@ impl RecordSource for State {
         })
     }
 
-    fn run(&self, work: &Work) -> Option<v1::PendingRun> {
+    fn run(&self, work: &Work) -> Option<internal::PendingRun> {
         let pending = self.lanes.get(&work.lane)?.runs.get(&(work.seq, work.run))?;
-        Some(v1::PendingRun {
+        Some(internal::PendingRun {
             subscription: work.lane.subscription.to_vec(),
             sequence: work.seq.0,
             run: work.run.0,

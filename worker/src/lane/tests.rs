@@ -27,7 +27,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use weft_nats::event::{Event, StoredEvent};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
-    v1,
+    internal, v1,
 };
 
 use super::{
@@ -151,7 +151,7 @@ fn policy_of(subscription: u8, paused: bool, revision: u64, narrow: bool) -> Sub
         sources: vec![],
         expression: String::new(),
         author: weft_catalog::Author { operator: "ann".into(), is_creator: true },
-        catalog: v1::CatalogPosition { created_ns: 1, sequence: revision },
+        catalog: internal::CatalogPosition { created_ns: 1, sequence: revision },
         concurrency: 2,
         min_interval: None,
         max_events: 1,

@@ -14,7 +14,7 @@
 use prost::Message as _;
 use redb::ReadableTable as _;
 use weft_catalog::apply_change;
-use weft_proto::v1::{self, subscription_change::Change};
+use weft_proto::internal::{self, subscription_change::Change};
 
 use super::{
     LedgerError,
@@ -59,7 +59,7 @@ pub(super) fn apply_in(
 
 /// Loads chunks of a checkpoint, in order, into a file that was [cleared](clear). The file counts as empty until
 /// [`end_checkpoint`].
-pub(super) fn load_chunks(database: &redb::Database, chunks: &[v1::CheckpointChunk]) -> Result<(), LedgerError> {
+pub(super) fn load_chunks(database: &redb::Database, chunks: &[internal::CheckpointChunk]) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
     {
         let mut tables = Tables::open(&transaction)?;
@@ -74,7 +74,7 @@ pub(super) fn load_chunks(database: &redb::Database, chunks: &[v1::CheckpointChu
 /// Completes the loading of a checkpoint: sets its positions.
 pub(super) fn end_checkpoint(
     database: &redb::Database,
-    end: &v1::CheckpointEnd,
+    end: &internal::CheckpointEnd,
     created_ns: u64,
 ) -> Result<(), LedgerError> {
     let transaction = database.begin_write()?;
@@ -112,14 +112,14 @@ pub(super) fn make_tables(database: &redb::Database) -> Result<(), LedgerError> 
 fn put_position(
     positions: &mut redb::Table<'_, &'static str, Bytes>,
     name: &'static str,
-    position: Option<&v1::LogPosition>,
+    position: Option<&internal::LogPosition>,
     cursor: u64,
 ) -> Result<(), LedgerError> {
     if let Some(position) = position {
         positions.insert(name, &position.encode_to_vec()[..])?;
         return Ok(());
     }
-    let known = positions.get(name)?.map(|row| decode::<v1::LogPosition>(row.value())).transpose()?;
+    let known = positions.get(name)?.map(|row| decode::<internal::LogPosition>(row.value())).transpose()?;
     if known.is_some_and(|known| known.sequence != cursor) {
         positions.remove(name)?;
     }
@@ -170,7 +170,7 @@ impl<'t> Tables<'t> {
         })
     }
 
-    fn apply(&mut self, commit: &v1::Commit) -> Result<(), LedgerError> {
+    fn apply(&mut self, commit: &internal::Commit) -> Result<(), LedgerError> {
         if commit.adopted.is_some() {
             self.adopt(commit.cursor, commit.commands_cursor)?;
         }
@@ -204,34 +204,34 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn settle(&mut self, outcome: &v1::Outcome) -> Result<(), LedgerError> {
+    fn settle(&mut self, outcome: &internal::Outcome) -> Result<(), LedgerError> {
         let event = outcome.unordered.then_some(outcome.sequence);
         let key = lane_key(&outcome.subscription, &outcome.workflow_id, event);
         if outcome.run == 0 {
-            let lane = self.lanes.get(&key[..])?.map(|row| decode::<v1::Lane>(row.value())).transpose()?;
+            let lane = self.lanes.get(&key[..])?.map(|row| decode::<internal::Lane>(row.value())).transpose()?;
             if let Some(lane) = lane {
-                self.put_lane(&v1::Lane {
+                self.put_lane(&internal::Lane {
                     next: outcome.sequence + 1,
                     attempts: 0,
                     uncounted: 0,
                     next_attempt_at_ms: 0,
                     first_failed_at_ms: 0,
-                    state: v1::LaneState::Open.into(),
+                    state: internal::LaneState::Open.into(),
                     ..lane
                 })?;
             }
-            if outcome.kind() == v1::OutcomeKind::Delivered && !outcome.unordered {
+            if outcome.kind() == internal::OutcomeKind::Delivered && !outcome.unordered {
                 self.put_head(&key, &outcome.event_id, outcome.sequence)?;
             }
         } else {
             self.runs.remove(&run_key(&outcome.subscription, outcome.sequence, outcome.run)[..])?;
         }
         let event = event_key(&outcome.subscription, outcome.sequence);
-        if outcome.run != 0 || outcome.kind() == v1::OutcomeKind::DeadLettered {
+        if outcome.run != 0 || outcome.kind() == internal::OutcomeKind::DeadLettered {
             // Of the dead letter before.
             self.copies.remove(&event[..])?;
         }
-        if outcome.kind() == v1::OutcomeKind::DeadLettered && outcome.from == 0 {
+        if outcome.kind() == internal::OutcomeKind::DeadLettered && outcome.from == 0 {
             self.dead.insert(&event[..], (outcome.run, outcome.at_ms))?;
         } else if outcome.run != 0 {
             self.dead.remove(&event[..])?;
@@ -239,7 +239,7 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn put_lane(&mut self, lane: &v1::Lane) -> Result<(), LedgerError> {
+    fn put_lane(&mut self, lane: &internal::Lane) -> Result<(), LedgerError> {
         let key = lane_key(&lane.subscription, &lane.workflow_id, lane.unordered.then_some(lane.last));
         if lane.next > lane.last && !lane.paused {
             self.lanes.remove(&key[..])?;
@@ -249,10 +249,10 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn put_copy(&mut self, copy: &v1::CopyState) -> Result<(), LedgerError> {
+    fn put_copy(&mut self, copy: &internal::CopyState) -> Result<(), LedgerError> {
         let Some(outcome) = &copy.outcome else { return Ok(()) };
         let key = event_key(&outcome.subscription, outcome.sequence);
-        if copy.kind() == v1::CopyStateKind::Refused {
+        if copy.kind() == internal::CopyStateKind::Refused {
             // Only of an open dead letter: an operator may have closed it since the refusal.
             let open = self.dead.get(&key[..])?.map(|row| row.value().0);
             if open == Some(outcome.run) {
@@ -269,11 +269,12 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn change(&mut self, change: &v1::SubscriptionChange) -> Result<(), LedgerError> {
+    fn change(&mut self, change: &internal::SubscriptionChange) -> Result<(), LedgerError> {
         let uid = &change.subscription[..];
-        let state = self.subscriptions.get(uid)?.map(|row| decode::<v1::SubscriptionState>(row.value())).transpose()?;
+        let state =
+            self.subscriptions.get(uid)?.map(|row| decode::<internal::SubscriptionState>(row.value())).transpose()?;
         let mut state =
-            state.unwrap_or_else(|| v1::SubscriptionState { subscription: uid.to_vec(), ..Default::default() });
+            state.unwrap_or_else(|| internal::SubscriptionState { subscription: uid.to_vec(), ..Default::default() });
         apply_change(&mut state, change);
         if matches!(change.change, Some(Change::Closed(_))) {
             self.remove_all_of(uid)?;
@@ -294,7 +295,7 @@ impl<'t> Tables<'t> {
     }
 
     /// Removes heads and dead letters below the commit's limits.
-    fn prune(&mut self, commit: &v1::Commit) -> Result<(), LedgerError> {
+    fn prune(&mut self, commit: &internal::Commit) -> Result<(), LedgerError> {
         if commit.forget_heads_below > 0 {
             self.heads.retain(|_, head| head_seq(head).is_none_or(|seq| seq >= commit.forget_heads_below))?;
         }
@@ -319,7 +320,7 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn load(&mut self, chunk: &v1::CheckpointChunk) -> Result<(), LedgerError> {
+    fn load(&mut self, chunk: &internal::CheckpointChunk) -> Result<(), LedgerError> {
         for lane in &chunk.lanes {
             self.put_lane(lane)?;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::sync::mpsc;
-use weft_proto::v1;
+use weft_proto::internal;
 
 use super::{
     LedgerError,
@@ -20,11 +20,11 @@ const CHUNKS_AHEAD: usize = 2;
 #[derive(Debug)]
 pub enum Piece {
     /// Part of the state.
-    Chunk(v1::CheckpointChunk),
+    Chunk(internal::CheckpointChunk),
     /// The positions of the state, and the number of chunks.
     End {
         /// The end, without what the writer adds: where the checkpoint is stored and who writes it.
-        end: v1::CheckpointEnd,
+        end: internal::CheckpointEnd,
     },
 }
 
@@ -54,7 +54,7 @@ impl<E: Into<LedgerError>> From<E> for Failure {
 
 struct Chunks<'a> {
     pieces: &'a mpsc::Sender<Result<Piece, LedgerError>>,
-    chunk: v1::CheckpointChunk,
+    chunk: internal::CheckpointChunk,
     bytes: usize,
     count: u32,
 }
@@ -67,7 +67,8 @@ impl Chunks<'_> {
     }
 
     fn send(&mut self) -> Result<(), Failure> {
-        let next = v1::CheckpointChunk { position: self.chunk.position, index: self.count + 1, ..Default::default() };
+        let next =
+            internal::CheckpointChunk { position: self.chunk.position, index: self.count + 1, ..Default::default() };
         let chunk = std::mem::replace(&mut self.chunk, next);
         self.count += 1;
         self.bytes = 0;
@@ -79,7 +80,7 @@ fn read_all(database: &redb::Database, pieces: &mpsc::Sender<Result<Piece, Ledge
     // One transaction: positions and rows belong together.
     let transaction = database.begin_read().map_err(LedgerError::from)?;
     let positions = tables::positions_of(&transaction)?;
-    let chunk = v1::CheckpointChunk { position: positions.outcomes.0, ..Default::default() };
+    let chunk = internal::CheckpointChunk { position: positions.outcomes.0, ..Default::default() };
     let mut chunks = Chunks { pieces, chunk, bytes: 0, count: 0 };
     rows(&transaction, tables::SUBSCRIPTIONS, &mut chunks, |chunk, state| chunk.subscriptions.push(state))?;
     rows(&transaction, tables::LANES, &mut chunks, |chunk, lane| chunk.lanes.push(lane))?;
@@ -98,7 +99,7 @@ fn rows<T: prost::Message + Default>(
     transaction: &redb::ReadTransaction,
     table: TableDefinition<&[u8], &[u8]>,
     chunks: &mut Chunks<'_>,
-    push: impl Fn(&mut v1::CheckpointChunk, T),
+    push: impl Fn(&mut internal::CheckpointChunk, T),
 ) -> Result<(), Failure> {
     for row in transaction.open_table(table).map_err(LedgerError::from)?.iter().map_err(LedgerError::from)? {
         let (_, value) = row.map_err(LedgerError::from)?;
@@ -120,7 +121,7 @@ fn heads(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) -> Result
         let columns = &mut chunks.chunk.head_columns;
         // A new chunk, or the first head of the next subscription.
         if columns.last().is_none_or(|heads| heads.subscription != uid) {
-            columns.push(v1::LaneHeads { subscription: uid.to_vec(), ..Default::default() });
+            columns.push(internal::LaneHeads { subscription: uid.to_vec(), ..Default::default() });
         }
         if let Some(heads) = columns.last_mut() {
             heads.workflow_ids.push(workflow.to_owned());
@@ -139,7 +140,7 @@ fn dead_letters(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) ->
         let Ok(seq) = seq.try_into() else { continue };
         let (run, at_ms) = value.value();
         let sequence = u64::from_be_bytes(seq);
-        chunks.chunk.dead_letters.push(v1::OpenDeadLetter { subscription: uid.to_vec(), sequence, run, at_ms });
+        chunks.chunk.dead_letters.push(internal::OpenDeadLetter { subscription: uid.to_vec(), sequence, run, at_ms });
         chunks.grown(40)?;
     }
     Ok(())
@@ -150,14 +151,14 @@ fn requests(transaction: &redb::ReadTransaction, chunks: &mut Chunks<'_>) -> Res
         let (request, value) = row.map_err(LedgerError::from)?;
         let (request_id, (command, at_ms)) = (request.value().to_owned(), value.value());
         let bytes = request_id.len() + 16;
-        chunks.chunk.requests.push(v1::SeenRequest { request_id, command, at_ms });
+        chunks.chunk.requests.push(internal::SeenRequest { request_id, command, at_ms });
         chunks.grown(bytes)?;
     }
     Ok(())
 }
 
-fn end_of(positions: Positions, chunks: u32) -> v1::CheckpointEnd {
-    v1::CheckpointEnd {
+fn end_of(positions: Positions, chunks: u32) -> internal::CheckpointEnd {
+    internal::CheckpointEnd {
         position: positions.outcomes.0,
         chunks,
         first_chunk: 0,

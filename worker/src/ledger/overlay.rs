@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, subscription_change::Change},
+    internal::{self, subscription_change::Change},
 };
 
 use crate::lane::LaneKey;
@@ -29,7 +29,7 @@ pub(super) struct Overlay {
 
 impl Overlay {
     /// Adds the changes of the commit at `seq`.
-    pub fn add(&mut self, seq: StreamSeq, commit: &v1::Commit) {
+    pub fn add(&mut self, seq: StreamSeq, commit: &internal::Commit) {
         for outcome in &commit.outcomes {
             let Some(uid) = SubscriptionUid::from_slice(&outcome.subscription) else { continue };
             self.settle(seq, uid, outcome);
@@ -44,12 +44,12 @@ impl Overlay {
         }
     }
 
-    fn settle(&mut self, seq: StreamSeq, uid: SubscriptionUid, outcome: &v1::Outcome) {
-        let is_dead = outcome.kind() == v1::OutcomeKind::DeadLettered && outcome.from == 0;
+    fn settle(&mut self, seq: StreamSeq, uid: SubscriptionUid, outcome: &internal::Outcome) {
+        let is_dead = outcome.kind() == internal::OutcomeKind::DeadLettered && outcome.from == 0;
         if is_dead || outcome.run != 0 {
             let run = is_dead.then_some(Run(outcome.run));
             self.dead.insert((uid, StreamSeq(outcome.sequence)), (seq, run));
-        } else if outcome.kind() == v1::OutcomeKind::Delivered
+        } else if outcome.kind() == internal::OutcomeKind::Delivered
             && !outcome.unordered
             && let (Ok(workflow), Some(event)) =
                 (WorkflowId::new(outcome.workflow_id.as_str()), EventId::from_slice(&outcome.event_id))

@@ -24,7 +24,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 
 use super::{
@@ -108,7 +108,7 @@ impl From<streams::EnsureError> for RecoveryError {
 
 /// The record of a message of OUTCOMES; `None`: the message is foreign.
 pub fn decode(message: &Stored) -> Option<Record> {
-    records::decode::<v1::OutcomeRecord>(message)?.record
+    records::decode::<internal::OutcomeRecord>(message)?.record
 }
 
 /// Brings the ledger in `path` to the end of OUTCOMES. A file that cannot be read is rebuilt.

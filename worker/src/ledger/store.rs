@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use weft_index::projection::{self, CommitInterval, Flush, Projector, Writer};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::{
@@ -123,7 +123,12 @@ impl Ledger {
     /// # Errors
     ///
     /// [`LedgerError`] when the file cannot be written any more: the shard must stop.
-    pub async fn apply(&mut self, seq: StreamSeq, commit: Arc<v1::Commit>, bytes: usize) -> Result<(), LedgerError> {
+    pub async fn apply(
+        &mut self,
+        seq: StreamSeq,
+        commit: Arc<internal::Commit>,
+        bytes: usize,
+    ) -> Result<(), LedgerError> {
         debug_assert!(seq > self.position, "OUTCOMES is applied in order");
         self.overlay.add(seq, &commit);
         self.position = seq;
@@ -202,7 +207,7 @@ impl Ledger {
     /// # Errors
     ///
     /// [`LedgerError`].
-    pub fn refused_copies(&self) -> Result<Vec<v1::CopyState>, LedgerError> {
+    pub fn refused_copies(&self) -> Result<Vec<internal::CopyState>, LedgerError> {
         use redb::ReadableDatabase as _;
         tables::all(&self.database.begin_read()?, tables::COPIES)
     }
@@ -212,7 +217,7 @@ impl Ledger {
     /// # Errors
     ///
     /// [`LedgerError`].
-    pub fn subscriptions(&self) -> Result<Vec<v1::SubscriptionState>, LedgerError> {
+    pub fn subscriptions(&self) -> Result<Vec<internal::SubscriptionState>, LedgerError> {
         use redb::ReadableDatabase as _;
         tables::all(&self.database.begin_read()?, tables::SUBSCRIPTIONS)
     }

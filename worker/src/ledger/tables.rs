@@ -2,22 +2,22 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `lanes` | uid, workflow id; of the lane of one event also 0xff, sequence | `v1::Lane` |
+//! | `lanes` | uid, workflow id; of the lane of one event also 0xff, sequence | `internal::Lane` |
 //! | `heads` | uid, workflow id | event id (16), sequence (8) |
-//! | `runs` | uid, sequence, run | `v1::PendingRun` |
+//! | `runs` | uid, sequence, run | `internal::PendingRun` |
 //! | `dead` | uid, sequence | run, unix ms |
-//! | `copies` | uid, sequence | `v1::CopyState` of a refused copy |
-//! | `subscriptions` | uid | `v1::SubscriptionState` |
+//! | `copies` | uid, sequence | `internal::CopyState` of a refused copy |
+//! | `subscriptions` | uid | `internal::SubscriptionState` |
 //! | `requests` | request id | COMMANDS sequence, unix ms |
 //! | `meta` | name | number |
-//! | `positions` | `events` or `commands` | `v1::LogPosition` at the cursor, where it is known |
+//! | `positions` | `events` or `commands` | `internal::LogPosition` at the cursor, where it is known |
 //!
 //! Numbers in keys are big-endian, so that a subscription's rows stand together and in order.
 
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use super::LedgerError;
@@ -60,27 +60,27 @@ pub struct Positions {
     /// OUTCOMES sequence up to which dead letters have their copies.
     pub copied: u64,
     /// The message at `cursor` and its stream; `None` where an earlier version wrote the commits.
-    pub events: Option<v1::LogPosition>,
+    pub events: Option<internal::LogPosition>,
     /// The message at `commands`, likewise.
-    pub commands_at: Option<v1::LogPosition>,
+    pub commands_at: Option<internal::LogPosition>,
     /// The newest commit applied; `None` where an earlier version wrote the file.
     pub commit: Option<CommitMark>,
 }
 
 impl Positions {
     /// The position in EVENTS, as far as it is known.
-    pub fn events_position(&self) -> v1::LogPosition {
+    pub fn events_position(&self) -> internal::LogPosition {
         position_at(self.events.as_ref(), self.cursor.0)
     }
 
     /// As [`events_position`](Self::events_position), in COMMANDS.
-    pub fn commands_position(&self) -> v1::LogPosition {
+    pub fn commands_position(&self) -> internal::LogPosition {
         position_at(self.commands_at.as_ref(), self.commands)
     }
 }
 
-fn position_at(known: Option<&v1::LogPosition>, sequence: u64) -> v1::LogPosition {
-    known.cloned().unwrap_or_else(|| v1::LogPosition { sequence, ..Default::default() })
+fn position_at(known: Option<&internal::LogPosition>, sequence: u64) -> internal::LogPosition {
+    known.cloned().unwrap_or_else(|| internal::LogPosition { sequence, ..Default::default() })
 }
 
 /// Identity of a commit.
@@ -109,7 +109,7 @@ pub struct Applied {
     /// Its OUTCOMES sequence.
     pub seq: StreamSeq,
     /// The commit; `None`: another record, which only moves the position.
-    pub commit: Option<std::sync::Arc<v1::Commit>>,
+    pub commit: Option<std::sync::Arc<internal::Commit>>,
 }
 
 pub(super) fn workflow_key(subscription: &[u8], workflow: &str) -> Vec<u8> {
@@ -171,7 +171,7 @@ pub(super) fn positions_of(transaction: &redb::ReadTransaction) -> Result<Positi
     })
 }
 
-fn position_in(transaction: &redb::ReadTransaction, name: &str) -> Result<Option<v1::LogPosition>, LedgerError> {
+fn position_in(transaction: &redb::ReadTransaction, name: &str) -> Result<Option<internal::LogPosition>, LedgerError> {
     let table = match transaction.open_table(POSITIONS) {
         // Written by an earlier version.
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -218,18 +218,20 @@ pub(super) fn settled(database: &redb::Database) -> Result<Settled, LedgerError>
     let mut keep = |seq: u64| through = through.min(StreamSeq(seq.saturating_sub(1)));
     // Row by row: there may be a lane for each workflow.
     for row in transaction.open_table(LANES)?.iter()? {
-        let lane: v1::Lane = decode(row?.1.value())?;
+        let lane: internal::Lane = decode(row?.1.value())?;
         if lane.next <= lane.last {
             keep(lane.next);
         }
     }
     for row in transaction.open_table(RUNS)?.iter()? {
-        keep(decode::<v1::PendingRun>(row?.1.value())?.sequence);
+        keep(decode::<internal::PendingRun>(row?.1.value())?.sequence);
     }
-    for state in all::<v1::CopyState>(&transaction, COPIES)? {
+    for state in all::<internal::CopyState>(&transaction, COPIES)? {
         state.outcome.into_iter().for_each(|outcome| keep(outcome.sequence));
     }
-    for state in all::<v1::SubscriptionState>(&transaction, SUBSCRIPTIONS)?.into_iter().filter(|state| !state.closed) {
+    for state in
+        all::<internal::SubscriptionState>(&transaction, SUBSCRIPTIONS)?.into_iter().filter(|state| !state.closed)
+    {
         state.detached.into_iter().for_each(&mut keep);
     }
     Ok(Settled { outcomes, through })

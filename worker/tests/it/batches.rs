@@ -6,7 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use weft_proto::v1::{self, AttemptClass};
+use weft_proto::{
+    internal,
+    v1::{self, AttemptClass},
+};
 use weft_testkit::eventually;
 use weft_worker::destination::{Delivery, DeliveryResult, Destination, Failure, FailureKind};
 
@@ -146,7 +149,8 @@ async fn batches_keep_order_through_failures_and_kills() {
 
     let settled: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.sequence).collect();
     assert_eq!((outcomes.len(), settled.len()), (1000, 1000), "P5: exactly one outcome per event");
-    let dead: Vec<_> = outcomes.iter().filter(|outcome| outcome.kind() == v1::OutcomeKind::DeadLettered).collect();
+    let dead: Vec<_> =
+        outcomes.iter().filter(|outcome| outcome.kind() == internal::OutcomeKind::DeadLettered).collect();
     assert_eq!(dead.len() as u64, WORKFLOWS, "one of each workflow");
     assert!(dead.iter().all(|outcome| outcome.reason() == v1::DeadLetterReason::Permanent));
     let commits = log.commits(|commits| !commits.is_empty()).await;

@@ -1,6 +1,6 @@
 //! Subscriptions that are behind the log: created with an earlier start, or paused with a backlog.
 
-use weft_proto::v1::{self, subscription_change::Change};
+use weft_proto::internal::{self, subscription_change::Change};
 
 use crate::support::{Log, Receiver, Running, assert_in_order, assert_once};
 
@@ -80,7 +80,7 @@ async fn a_pause_of_many_workflows_detaches() {
     let worker = Running::start(&log, folder.path());
     log.events(2 * WORKFLOWS, WORKFLOWS).await;
     other.until_delivered(2 * WORKFLOWS).await;
-    let detached_at = |commit: &v1::Commit| {
+    let detached_at = |commit: &internal::Commit| {
         let changes = commit.subscriptions.iter().filter(|change| change.subscription == subscription.uid);
         changes
             .filter_map(|change| if let Some(Change::Detached(own)) = &change.change { Some(own.next) } else { None })

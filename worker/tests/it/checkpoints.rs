@@ -10,7 +10,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 use weft_testkit::eventually;
 use weft_worker::ledger;
@@ -78,7 +78,7 @@ impl Shard {
     }
 
     /// The chunks of a checkpoint.
-    async fn chunks(&self, checkpoint: &Checkpoint) -> Vec<v1::CheckpointChunk> {
+    async fn chunks(&self, checkpoint: &Checkpoint) -> Vec<internal::CheckpointChunk> {
         let mut reader = checkpoint.chunks(&self.log.connection);
         let mut chunks = Vec::new();
         while let Some(read) = reader.next().await.unwrap() {
@@ -88,7 +88,7 @@ impl Shard {
     }
 
     async fn publish(&self, subject: &str, record: Record) {
-        self.log.publish(subject, &v1::OutcomeRecord { record: Some(record) }).await;
+        self.log.publish(subject, &internal::OutcomeRecord { record: Some(record) }).await;
     }
 
     async fn last(&self, stream: &str) -> StreamSeq {
@@ -129,7 +129,7 @@ async fn chunks_without_an_end_are_no_checkpoint_and_the_next_one_removes_them()
     let writer_epoch = newest.end.writer_epoch;
     for index in 0..3 {
         let position = shard.last("OUTCOMES").await.0;
-        let chunk = v1::CheckpointChunk { position, index, writer_epoch, ..Default::default() };
+        let chunk = internal::CheckpointChunk { position, index, writer_epoch, ..Default::default() };
         shard.publish("checkpoints.0", Record::Chunk(chunk)).await;
     }
     shard.takes_over_from_checkpoint(newest.end.position).await;
@@ -151,7 +151,7 @@ async fn a_take_over_purges_what_the_owner_before_did_not() {
     for chunk in shard.chunks(&newest).await {
         shard.publish("checkpoints.0", Record::Chunk(chunk)).await;
     }
-    shard.publish("checkpoints.0", Record::End(v1::CheckpointEnd { first_chunk, ..newest.end.clone() })).await;
+    shard.publish("checkpoints.0", Record::End(internal::CheckpointEnd { first_chunk, ..newest.end.clone() })).await;
     assert!(!shard.is_purged().await);
     let worker = Running::start(&shard.log, shard.folder.path());
     assert!(eventually(PATIENCE, async || shard.is_purged().await).await);
@@ -170,11 +170,11 @@ async fn a_log_of_an_earlier_version_is_taken_over() {
     let chunks = shard.chunks(&newest).await;
     let first_chunk = shard.last("OUTCOMES").await.0 + 1;
     for chunk in chunks {
-        shard.publish("outcomes.0.chunk", Record::Chunk(v1::CheckpointChunk { writer_epoch: 0, ..chunk })).await;
+        shard.publish("outcomes.0.chunk", Record::Chunk(internal::CheckpointChunk { writer_epoch: 0, ..chunk })).await;
     }
     let (writer_epoch, outcomes_created_ns, position_stored_at_ns) = (0, 0, 0);
     let end = newest.end.clone();
-    let end = v1::CheckpointEnd { first_chunk, writer_epoch, outcomes_created_ns, position_stored_at_ns, ..end };
+    let end = internal::CheckpointEnd { first_chunk, writer_epoch, outcomes_created_ns, position_stored_at_ns, ..end };
     shard.publish("outcomes.0.checkpoint", Record::End(end)).await;
     let last = shard.last("CHECKPOINTS").await;
     streams::drop_through(&shard.log.connection, "CHECKPOINTS", last).await.unwrap();
@@ -193,7 +193,7 @@ async fn an_owner_writes_no_checkpoint_after_a_later_owner() {
     let mut shard = Shard::start().await;
     let worker = shard.worker();
     let newest = shard.until_next_checkpoint().await;
-    let chunk = v1::CheckpointChunk {
+    let chunk = internal::CheckpointChunk {
         position: newest.end.position,
         writer_epoch: newest.end.writer_epoch + 1,
         ..Default::default()
@@ -212,7 +212,7 @@ async fn an_owner_writes_no_checkpoint_after_a_later_owner() {
 }
 
 fn writer_epoch(message: &weft_nats::message::Stored) -> u64 {
-    let record = v1::OutcomeRecord::decode(message.payload.clone()).unwrap();
+    let record = internal::OutcomeRecord::decode(message.payload.clone()).unwrap();
     match record.record.unwrap() {
         Record::Chunk(chunk) => chunk.writer_epoch,
         Record::End(end) => end.writer_epoch,
@@ -230,12 +230,12 @@ async fn a_checkpoint_of_another_log_is_ignored() {
     let newest = shard.log.checkpoint(|_| true).await;
     let (position, created) = (newest.end.position, newest.end.outcomes_created_ns);
     let foreign = [
-        v1::CheckpointEnd { outcomes_created_ns: created + 1, ..newest.end.clone() },
-        v1::CheckpointEnd { position_stored_at_ns: newest.end.position_stored_at_ns + 1, ..newest.end.clone() },
-        v1::CheckpointEnd { position: position + 1_000_000, ..newest.end.clone() },
+        internal::CheckpointEnd { outcomes_created_ns: created + 1, ..newest.end.clone() },
+        internal::CheckpointEnd { position_stored_at_ns: newest.end.position_stored_at_ns + 1, ..newest.end.clone() },
+        internal::CheckpointEnd { position: position + 1_000_000, ..newest.end.clone() },
     ];
     for end in foreign {
-        shard.publish("checkpoints.0", Record::End(v1::CheckpointEnd { writer_epoch: 50, ..end })).await;
+        shard.publish("checkpoints.0", Record::End(internal::CheckpointEnd { writer_epoch: 50, ..end })).await;
         let folder = tempfile::tempdir().unwrap();
         let recovered = recover(&shard.log, folder.path()).await;
         assert_eq!(recovered.positions.outcomes, shard.last("OUTCOMES").await);

@@ -2,12 +2,15 @@
 
 use weft_catalog::Catalog;
 use weft_nats::event::Event;
-use weft_proto::v1::{self, LaneAction, OutcomeKind, command::Action};
+use weft_proto::{
+    internal::{self, LaneAction, OutcomeKind, command::Action},
+    v1,
+};
 
 use crate::support::{Log, Receiver, Running};
 
 async fn command(log: &Log, request_id: &str, action: Action) {
-    let command = v1::Command {
+    let command = internal::Command {
         request_id: request_id.into(),
         operator: "ann".into(),
         reason: "test".into(),
@@ -18,15 +21,15 @@ async fn command(log: &Log, request_id: &str, action: Action) {
 }
 
 /// The result of a command.
-async fn until_carried_out(log: &Log, request_id: &str) -> v1::CommandResult {
-    let find = |commits: &[v1::Commit]| {
+async fn until_carried_out(log: &Log, request_id: &str) -> internal::CommandResult {
+    let find = |commits: &[internal::Commit]| {
         commits.iter().flat_map(|commit| &commit.results).find(|result| result.request_id == request_id).cloned()
     };
     find(&log.commits(|commits| find(commits).is_some()).await).unwrap()
 }
 
-fn item(subscription: &v1::Subscription, event: &Event, sequence: u64, run: u64) -> v1::RedriveItem {
-    v1::RedriveItem {
+fn item(subscription: &v1::Subscription, event: &Event, sequence: u64, run: u64) -> internal::RedriveItem {
+    internal::RedriveItem {
         subscription: subscription.uid.clone(),
         subscription_name: subscription.name.clone(),
         sequence,
@@ -38,7 +41,7 @@ fn item(subscription: &v1::Subscription, event: &Event, sequence: u64, run: u64)
 }
 
 fn lane(subscription: &v1::Subscription, event: &Event, sequence: u64, action: LaneAction) -> Action {
-    Action::Lane(v1::LaneOrder {
+    Action::Lane(internal::LaneOrder {
         subscription: subscription.uid.clone(),
         subscription_name: subscription.name.clone(),
         workflow_id: event.workflow.to_string(),
@@ -62,9 +65,9 @@ async fn two_commands_of_one_request_in_one_read_act_once() {
     worker.stop().await;
     for _ in 0..2 {
         let items = vec![item(&subscription, &events[0], 1, 0)];
-        command(&log, "twice", Action::Redrive(v1::Redrive { items })).await;
+        command(&log, "twice", Action::Redrive(internal::Redrive { items })).await;
     }
-    command(&log, "later", Action::Redrive(v1::Redrive::default())).await;
+    command(&log, "later", Action::Redrive(internal::Redrive::default())).await;
     let worker = Running::start(&log, folder.path());
     receiver.until_delivered(1).await;
     until_carried_out(&log, "later").await;
@@ -87,7 +90,7 @@ async fn a_blocked_lane_is_retried_then_skipped() {
     let worker = Running::start(&log, folder.path());
     receiver.until(|requests| requests.len() == 1).await;
     // An order is not applicable while its head is being attempted.
-    let is_blocked = |lane: &v1::Lane| lane.state() == v1::LaneState::Blocked;
+    let is_blocked = |lane: &internal::Lane| lane.state() == internal::LaneState::Blocked;
     log.commits(|commits| commits.iter().any(|commit| commit.lanes.iter().any(is_blocked))).await;
     for _ in 0..2 {
         command(&log, "retry", lane(&subscription, &events[0], 1, LaneAction::Retry)).await;
@@ -143,7 +146,7 @@ async fn a_second_death_is_a_new_entry_and_can_be_resolved() {
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
     log.read("DLQ", |messages| messages.len() == 1).await;
-    let redrive = |run| Action::Redrive(v1::Redrive { items: vec![item(&subscription, &events[0], 1, run)] });
+    let redrive = |run| Action::Redrive(internal::Redrive { items: vec![item(&subscription, &events[0], 1, run)] });
     command(&log, "first", redrive(0)).await;
     log.outcomes(2).await;
     worker.abort().await;
@@ -153,11 +156,11 @@ async fn a_second_death_is_a_new_entry_and_can_be_resolved() {
     let id = events[0].id;
     assert_eq!(subjects, [format!("dlq.billing.w0.{id}.1.0"), format!("dlq.billing.w0.{id}.1.1")]);
     let resolved = OutcomeKind::Resolved.into();
-    let close = v1::CloseDeadLetters { items: vec![item(&subscription, &events[0], 1, 1)], kind: resolved };
+    let close = internal::CloseDeadLetters { items: vec![item(&subscription, &events[0], 1, 1)], kind: resolved };
     command(&log, "resolve", Action::Close(close)).await;
     command(&log, "too late", redrive(1)).await;
     let too_late = until_carried_out(&log, "too late").await;
-    assert_eq!(too_late.items[0].status(), v1::CommandStatus::NotApplicable);
+    assert_eq!(too_late.items[0].status(), internal::CommandStatus::NotApplicable);
     worker.stop().await;
     let kinds: Vec<_> = log.outcomes(3).await.iter().map(|outcome| (outcome.run, outcome.kind())).collect();
     let dead = OutcomeKind::DeadLettered;
@@ -179,7 +182,7 @@ async fn a_replay_delivers_again_in_order() {
     let items: Vec<_> =
         events.iter().enumerate().map(|(index, event)| item(&subscription, event, index as u64 + 1, 0)).collect();
     for _ in 0..2 {
-        command(&log, "again", Action::Replay(v1::ReplayEvents { items: items.clone() })).await;
+        command(&log, "again", Action::Replay(internal::ReplayEvents { items: items.clone() })).await;
     }
     receiver.until_delivered(10).await;
     // Behind both commands.
@@ -210,15 +213,15 @@ async fn a_command_takes_effect_once_after_a_kill_that_follows_its_commit() {
         catalog.put_subscription(&changed, found.revision).await.unwrap()
     };
     let revision = set_paused(true).await;
-    let is_known = |commit: &v1::Commit| {
-        let revised = |change: &v1::SubscriptionChange| matches!(&change.change, Some(v1::subscription_change::Change::Revised(revised)) if revised.revision == revision);
+    let is_known = |commit: &internal::Commit| {
+        let revised = |change: &internal::SubscriptionChange| matches!(&change.change, Some(internal::subscription_change::Change::Revised(revised)) if revised.revision == revision);
         commit.subscriptions.iter().any(revised)
     };
     log.commits(|commits| commits.iter().any(is_known)).await;
-    let redrive = Action::Redrive(v1::Redrive { items: vec![item(&subscription, &events[1], 2, 0)] });
+    let redrive = Action::Redrive(internal::Redrive { items: vec![item(&subscription, &events[1], 2, 0)] });
     command(&log, "again", redrive.clone()).await;
     let result = until_carried_out(&log, "again").await;
-    assert_eq!(result.items[0].status(), v1::CommandStatus::Taken);
+    assert_eq!(result.items[0].status(), internal::CommandStatus::Taken);
     worker.abort().await;
     std::fs::remove_file(folder.path().join("ledger-0.redb")).unwrap();
     assert!(receiver.requests.lock().unwrap().iter().all(|request| !request.replay), "killed before the effect");

@@ -2,7 +2,7 @@
 
 use weft_catalog::Catalog;
 use weft_nats::{conditions::Conditions, message::Stored, streams, subject::DLQ_STREAM};
-use weft_proto::v1::{self, subscription_change::Change};
+use weft_proto::internal::{self, subscription_change::Change};
 use weft_testkit::{eventually, master_key};
 
 use crate::support::{Log, PATIENCE, Receiver, Request, Running, delete};
@@ -20,8 +20,8 @@ async fn limit_copies(log: &Log, bytes: i32) {
 }
 
 /// Copies in the commits.
-async fn recorded(log: &Log, kind: v1::CopyStateKind) -> Vec<v1::CopyState> {
-    let is_of_kind = |state: &&v1::CopyState| state.kind() == kind;
+async fn recorded(log: &Log, kind: internal::CopyStateKind) -> Vec<internal::CopyState> {
+    let is_of_kind = |state: &&internal::CopyState| state.kind() == kind;
     let commits =
         log.commits(|commits| commits.iter().flat_map(|commit| &commit.copies).any(|state| is_of_kind(&state))).await;
     commits.iter().flat_map(|commit| &commit.copies).filter(is_of_kind).cloned().collect()
@@ -59,7 +59,7 @@ async fn a_refused_copy_holds_back_nothing() {
     let copies = log.read(DLQ_STREAM, |copies| sequences(copies, true).len() == DEAD).await;
     assert_eq!(sequences(&copies, true), small);
     assert_eq!(sequences(&copies, false), [1], "what is refused is named without its payload");
-    let refused = recorded(&log, v1::CopyStateKind::Refused).await;
+    let refused = recorded(&log, internal::CopyStateKind::Refused).await;
     assert_eq!(refused.len(), 1);
     assert!(refused[0].problem.contains("size"), "{}", refused[0].problem);
     let is_shown = async || {
@@ -80,7 +80,7 @@ async fn a_refused_copy_holds_back_nothing() {
     let copies = log.read(DLQ_STREAM, |copies| sequences(copies, true).len() == DEAD + 1).await;
     let whole = copies.iter().rfind(|copy| copy.headers.get("weft-seq").unwrap().as_str() == "1").unwrap();
     assert!(whole.payload.len() > LARGE);
-    assert_eq!(recorded(&log, v1::CopyStateKind::Stored).await.len(), 1);
+    assert_eq!(recorded(&log, internal::CopyStateKind::Stored).await.len(), 1);
     assert!(eventually(PATIENCE, async || conditions.lines().is_empty()).await);
     worker.stop().await;
 }
@@ -128,7 +128,7 @@ async fn copies_have_the_name_of_a_subscription_that_was_deleted_meanwhile() {
         log.events(5, 5).await;
         log.outcomes(5).await;
         delete(&Catalog::new(log.connection.clone(), master_key()), "billing").await;
-        let is_closed = |change: &v1::SubscriptionChange| matches!(change.change, Some(Change::Closed(_)));
+        let is_closed = |change: &internal::SubscriptionChange| matches!(change.change, Some(Change::Closed(_)));
         log.commits(|commits| commits.iter().flat_map(|commit| &commit.subscriptions).any(is_closed)).await;
         if with_next_owner {
             worker.stop().await;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use weft_catalog::Catalog;
-use weft_proto::v1;
+use weft_proto::{internal, v1};
 use weft_testkit::eventually;
 
 use crate::support::{
@@ -96,8 +96,8 @@ async fn dead_letters_are_copied_and_redriven_once() {
     assert_eq!((header("weft-last-status"), header("ce-id")), ("422".into(), events[1].id.to_string()));
 
     // The record of what others have done is nothing to carry out, and holds up nothing.
-    let record = v1::command::Action::Retry(v1::RejectedRetry { entries: vec![1], ..Default::default() });
-    let record = v1::Command { request_id: "fixed".into(), action: Some(record), ..Default::default() };
+    let record = internal::command::Action::Retry(internal::RejectedRetry { entries: vec![1], ..Default::default() });
+    let record = internal::Command { request_id: "fixed".into(), action: Some(record), ..Default::default() };
     log.publish("commands.0", &record).await;
     for _ in 0..2 {
         redrive(&log, &subscription, &events[1], 2).await;
@@ -112,14 +112,14 @@ async fn dead_letters_are_copied_and_redriven_once() {
     let outcomes = log.outcomes(5).await;
     let of_second: Vec<_> =
         outcomes.iter().filter(|outcome| outcome.sequence == 2).map(|o| (o.run, o.kind())).collect();
-    assert_eq!(of_second, [(0, v1::OutcomeKind::DeadLettered), (2, v1::OutcomeKind::Delivered)]);
+    assert_eq!(of_second, [(0, internal::OutcomeKind::DeadLettered), (2, internal::OutcomeKind::Delivered)]);
     let replays = receiver.requests.lock().unwrap().iter().filter(|request| request.replay).count();
     assert_eq!(replays, 1, "the same request acts once");
 }
 
 /// Asks for one dead letter to be delivered again, always with the same request id.
 async fn redrive(log: &Log, subscription: &v1::Subscription, event: &weft_nats::event::Event, sequence: u64) {
-    let item = v1::RedriveItem {
+    let item = internal::RedriveItem {
         subscription: subscription.uid.clone(),
         subscription_name: subscription.name.clone(),
         sequence,
@@ -128,12 +128,12 @@ async fn redrive(log: &Log, subscription: &v1::Subscription, event: &weft_nats::
         run: 0,
         ..Default::default()
     };
-    let command = v1::Command {
+    let command = internal::Command {
         request_id: "request-1".into(),
         operator: "test".into(),
         reason: "receiver is fixed".into(),
         at_ms: 1,
-        action: Some(v1::command::Action::Redrive(v1::Redrive { items: vec![item] })),
+        action: Some(internal::command::Action::Redrive(internal::Redrive { items: vec![item] })),
     };
     log.publish("commands.0", &command).await;
 }
@@ -185,7 +185,7 @@ async fn events_that_no_subscription_takes_are_unrouted() {
     let worker = Running::start(&log, folder.path());
     log.events(3, 1).await;
     let outcomes = log.outcomes(3).await;
-    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Unrouted));
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == internal::OutcomeKind::Unrouted));
     worker.stop().await;
 }
 
@@ -289,7 +289,7 @@ async fn an_outage_of_ten_seconds_makes_no_dead_letters_and_delays_no_other_subs
     assert_in_order(&opened.until_delivered(sent).await, 20, sent as u64 / 20);
     worker.stop().await;
     let outcomes = log.outcomes(3 * sent).await;
-    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "no dead letter");
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == internal::OutcomeKind::Delivered), "no dead letter");
     let failed = requests.iter().filter(|request| request.answered == 503).count();
     assert!((2..100).contains(&failed), "the circuit holds {sent} events back: {failed} attempts failed");
     assert!(slowest < OUTAGE / 2, "P4: twenty events to the neighbour took {slowest:?}");
@@ -314,7 +314,7 @@ async fn a_moment_of_503_uses_up_no_retry() {
         let attempts: Vec<bool> =
             commits.iter().flat_map(|commit| &commit.attempts).map(|attempt| attempt.uncounted).collect();
         assert_eq!(attempts, [true, true, false]);
-        let kinds: Vec<_> = commits.iter().flat_map(|commit| &commit.outcomes).map(v1::Outcome::kind).collect();
-        assert_eq!(kinds, [v1::OutcomeKind::Delivered]);
+        let kinds: Vec<_> = commits.iter().flat_map(|commit| &commit.outcomes).map(internal::Outcome::kind).collect();
+        assert_eq!(kinds, [internal::OutcomeKind::Delivered]);
     }
 }

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use weft_catalog::Catalog;
 use weft_nats::event::Event;
-use weft_proto::v1::{self, DeadLetterReason, OutcomeKind};
+use weft_proto::{
+    internal::{self, OutcomeKind},
+    v1::{self, DeadLetterReason},
+};
 use weft_testkit::master_key;
 
 use crate::support::{Log, PATIENCE, Receiver, Request, Running};
@@ -26,7 +29,7 @@ async fn change(log: &Log, name: &str, with: impl FnOnce(&mut v1::Subscription))
     catalog.put_subscription(&value, entry.revision).await.unwrap();
 }
 
-async fn outcomes(log: &Log, count: usize) -> Vec<v1::Outcome> {
+async fn outcomes(log: &Log, count: usize) -> Vec<internal::Outcome> {
     tokio::time::timeout(PATIENCE, log.outcomes(count)).await.expect("the outcomes")
 }
 
@@ -70,7 +73,8 @@ async fn a_filter_that_fails_on_an_event_makes_it_a_dead_letter() {
     send(&mut log, "w0", json!({ "total": 130 })).await;
     let requests = receiver.until_delivered(2).await;
     let outcomes = outcomes(&log, 4).await;
-    let attempted = |commits: &[v1::Commit]| commits.iter().map(|commit| commit.attempts.len()).sum::<usize>() >= 4;
+    let attempted =
+        |commits: &[internal::Commit]| commits.iter().map(|commit| commit.attempts.len()).sum::<usize>() >= 4;
     let commits = log.commits(attempted).await;
     worker.stop().await;
     assert_eq!(requests.iter().map(|request| request.sequence).collect::<Vec<_>>(), [1, 4], "nothing else is sent");

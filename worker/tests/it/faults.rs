@@ -5,7 +5,8 @@ use weft_catalog::Catalog;
 use weft_nats::{conditions::Conditions, streams};
 use weft_proto::{
     ids::SubscriptionUid,
-    v1::{self, outcome_record::Record, subscription_change::Change},
+    internal::{self, outcome_record::Record, subscription_change::Change},
+    v1,
 };
 use weft_testkit::{add_consumers, consumer_names, eventually, try_add_consumer};
 
@@ -90,14 +91,14 @@ async fn an_owner_that_is_fenced_off_commits_nothing_and_starts_over() {
     receiver.until_delivered(20).await;
     log.outcomes(20).await;
     let newest = log.commits(|commits| commits.iter().any(|commit| commit.cursor == 20)).await.pop().unwrap();
-    let other = v1::Commit {
+    let other = internal::Commit {
         epoch: newest.epoch + 1000,
         worker: "another".into(),
         cursor: newest.cursor,
         commands_cursor: newest.commands_cursor,
         ..Default::default()
     };
-    log.publish("outcomes.0", &v1::OutcomeRecord { record: Some(Record::Commit(other.clone())) }).await;
+    log.publish("outcomes.0", &internal::OutcomeRecord { record: Some(Record::Commit(other.clone())) }).await;
     log.events(20, 4).await;
     // The first owner attempts some, cannot commit, and stops; as its successor it repeats those, in order.
     log.outcomes(40).await;
@@ -124,7 +125,7 @@ async fn a_deleted_subscription_is_closed_and_stays_closed() {
     down.until(|requests| requests.len() > 3).await;
     let catalog = Catalog::new(log.connection.clone(), weft_testkit::master_key());
     delete(&catalog, "doomed").await;
-    let is_closed = |change: &v1::SubscriptionChange| {
+    let is_closed = |change: &internal::SubscriptionChange| {
         change.subscription == doomed.uid && matches!(change.change, Some(Change::Closed(_)))
     };
     log.commits(|commits| commits.iter().flat_map(|commit| &commit.subscriptions).any(is_closed)).await;

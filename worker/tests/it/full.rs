@@ -6,7 +6,7 @@ use weft_nats::{
     streams::{self, LogSpec},
     subject::DLQ_STREAM,
 };
-use weft_proto::v1;
+use weft_proto::internal;
 use weft_testkit::eventually;
 
 use crate::support::{Log, PATIENCE, Receiver, Running, spec};
@@ -58,7 +58,7 @@ async fn only_what_is_settled_is_dropped() {
     assert!(eventually(PATIENCE, async || bytes_max().await == LIMIT).await, "what was lent is given back");
     let outcomes = log.outcomes(4 * sent).await;
     worker.stop().await;
-    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "P5: nothing is lost");
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == internal::OutcomeKind::Delivered), "P5: nothing is lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use tonic::{
 };
 use weft_proto::{
     ids::{Run, SubscriptionUid},
-    rpc,
+    internal, rpc,
     v1::{
         self, AttemptClass,
         event_handler_server::{EventHandler, EventHandlerServer},
@@ -348,7 +348,7 @@ async fn delivers_in_order_through_failures() {
     let worker = Running::start(&log, folder.path());
     let outcomes = log.outcomes(200).await;
     worker.stop().await;
-    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered));
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == internal::OutcomeKind::Delivered));
     let mut last = std::collections::BTreeMap::<String, u64>::new();
     for (_, call) in service.calls() {
         let event = call.deliveries[0].event.clone().unwrap();

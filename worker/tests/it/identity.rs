@@ -3,7 +3,7 @@
 use weft_nats::{direct, position::Position, streams};
 use weft_proto::{
     ids::StreamSeq,
-    v1::{self, command::Action, outcome_record::Record},
+    internal::{self, command::Action, outcome_record::Record},
 };
 
 use crate::support::{Log, Receiver, Request, Running, Saved};
@@ -41,26 +41,26 @@ impl Scene {
 }
 
 /// The position of a message of a stream as it is now.
-async fn position(log: &Log, stream: &str, seq: u64) -> v1::LogPosition {
+async fn position(log: &Log, stream: &str, seq: u64) -> internal::LogPosition {
     let state = streams::state(&log.connection, stream).await.unwrap();
     let mut position = Position::start(state.created);
     if seq > 0 {
         position.advance(&direct::get(&log.connection, stream, StreamSeq(seq)).await.unwrap().unwrap());
     }
-    v1::LogPosition::from(&position)
+    internal::LogPosition::from(&position)
 }
 
 /// Adopts the shard after these messages of EVENTS and COMMANDS.
 async fn adopt(log: &Log, events: u64, commands: u64) {
     let newest = log.commits(|commits| !commits.is_empty()).await.pop().unwrap();
-    let wanted = v1::AdoptShard {
+    let wanted = internal::AdoptShard {
         shard: 0,
         events_before: newest.events,
         commands_before: newest.commands,
         events_after: Some(position(log, "EVENTS", events).await),
         commands_after: Some(position(log, "COMMANDS", commands).await),
     };
-    let command = v1::Command {
+    let command = internal::Command {
         request_id: format!("adopt {events}"),
         operator: "ann".into(),
         reason: "power cut".into(),
@@ -159,15 +159,16 @@ async fn commands_that_were_created_again_stop_the_shard_until_it_is_adopted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_for_another_state_of_the_shard_does_nothing() {
     let mut scene = Scene::with_kept(10).await;
-    let wanted = v1::AdoptShard {
+    let wanted = internal::AdoptShard {
         shard: 0,
-        events_before: Some(v1::LogPosition { sequence: 29, ..Default::default() }),
-        commands_before: Some(v1::LogPosition::default()),
+        events_before: Some(internal::LogPosition { sequence: 29, ..Default::default() }),
+        commands_before: Some(internal::LogPosition::default()),
         events_after: Some(position(&scene.log, "EVENTS", 10).await),
         commands_after: Some(position(&scene.log, "COMMANDS", 0).await),
     };
     let action = Some(Action::Adopt(wanted));
-    let command = v1::Command { request_id: "stale".into(), operator: "ann".into(), action, ..Default::default() };
+    let command =
+        internal::Command { request_id: "stale".into(), operator: "ann".into(), action, ..Default::default() };
     scene.log.publish("commands.0", &command).await;
     let mut worker = Running::start(&scene.log, scene.folder.path());
     worker.until_missing(|missing| missing.is_some_and(|text| text.contains("stopped"))).await;
@@ -188,8 +189,8 @@ async fn commits_without_positions_are_accepted_and_followed_by_commits_with_the
     let receiver = Receiver::start(|_| 200).await;
     log.subscribe("billing", &receiver, 1).await;
     log.events(5, 1).await;
-    let commit = v1::Commit { epoch: 1, cursor: 3, ..Default::default() };
-    log.publish("outcomes.0", &v1::OutcomeRecord { record: Some(Record::Commit(commit)) }).await;
+    let commit = internal::Commit { epoch: 1, cursor: 3, ..Default::default() };
+    log.publish("outcomes.0", &internal::OutcomeRecord { record: Some(Record::Commit(commit)) }).await;
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
     receiver.until_delivered(2).await;
@@ -223,8 +224,8 @@ async fn a_ledger_of_lost_commits_is_rebuilt() {
     let newest = log.commits(|commits| !commits.is_empty()).await.pop().unwrap();
     let mut last = streams::state(&log.connection, "OUTCOMES").await.unwrap().last;
     while last <= reached {
-        let commit = v1::Commit { epoch: newest.epoch + 1, at_ms: 1, ..newest.clone() };
-        log.publish("outcomes.0", &v1::OutcomeRecord { record: Some(Record::Commit(commit)) }).await;
+        let commit = internal::Commit { epoch: newest.epoch + 1, at_ms: 1, ..newest.clone() };
+        log.publish("outcomes.0", &internal::OutcomeRecord { record: Some(Record::Commit(commit)) }).await;
         last = last.next();
     }
     let worker = Running::start(&log, folder.path());

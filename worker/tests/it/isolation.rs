@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use weft_nats::event::Event;
-use weft_proto::v1;
+use weft_proto::{internal, v1};
 
 use crate::support::{Log, PATIENCE, Receiver, Running, assert_order_of};
 
@@ -195,7 +195,7 @@ async fn a_subscription_whose_address_is_refused_is_held_and_goes_on_when_mended
     let folder = tempfile::tempdir().unwrap();
     let worker = Running::start(&log, folder.path());
     log.events(10, 5).await;
-    let told = |commits: &[v1::Commit]| -> Vec<v1::ReceiverState> {
+    let told = |commits: &[internal::Commit]| -> Vec<internal::ReceiverState> {
         commits.iter().flat_map(|commit| commit.receivers.clone()).collect()
     };
     let commits = log.commits(|commits| told(commits).len() >= 2).await;
@@ -210,6 +210,6 @@ async fn a_subscription_whose_address_is_refused_is_held_and_goes_on_when_mended
     assert!(requests.iter().all(|request| request.attempt == 1), "no retry was used up");
     let commits = log.commits(|commits| told(commits).last().is_some_and(|last| last.reason.is_empty())).await;
     assert_eq!(told(&commits).last().unwrap().condition(), v1::ReceiverCondition::Available);
-    let outcomes: Vec<_> = commits.iter().flat_map(|commit| &commit.outcomes).map(v1::Outcome::kind).collect();
-    assert_eq!(outcomes, vec![v1::OutcomeKind::Delivered; 10], "no dead letter");
+    let outcomes: Vec<_> = commits.iter().flat_map(|commit| &commit.outcomes).map(internal::Outcome::kind).collect();
+    assert_eq!(outcomes, vec![internal::OutcomeKind::Delivered; 10], "no dead letter");
 }

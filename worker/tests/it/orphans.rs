@@ -2,7 +2,10 @@
 
 use weft_catalog::Catalog;
 use weft_nats::{conditions::Conditions, streams};
-use weft_proto::v1::{self, command::Action, outcome_record::Record, subscription_change::Change};
+use weft_proto::{
+    internal::{self, command::Action, outcome_record::Record, subscription_change::Change},
+    v1,
+};
 use weft_testkit::{eventually, master_key};
 
 use crate::support::{Log, PATIENCE, Receiver, Running, delete};
@@ -30,7 +33,7 @@ async fn purge(log: &Log, name: &str) {
     bucket.purge().filter(format!("$KV.weft_catalog.subscription.{name}")).await.unwrap();
 }
 
-async fn closings(log: &Log) -> Vec<v1::Closed> {
+async fn closings(log: &Log) -> Vec<internal::Closed> {
     let commits = log.commits(|_| true).await;
     let changes = commits.into_iter().flat_map(|commit| commit.subscriptions);
     changes
@@ -87,7 +90,7 @@ async fn a_purged_subscription_keeps_everything_until_it_is_adopted() {
     until_nothing_is_said(&conditions).await;
     let outcomes = log.outcomes(10).await;
     worker.stop().await;
-    assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "{outcomes:?}");
+    assert!(outcomes.iter().all(|outcome| outcome.kind() == internal::OutcomeKind::Delivered), "{outcomes:?}");
     assert_eq!(closings(&log).await, []);
 }
 
@@ -104,8 +107,8 @@ async fn only_an_operator_discards_an_orphan() {
     until_said(&conditions, "orphaned subscription bar").await;
     for (request_id, subscription) in [("one", &kept), ("two", &bar), ("three", &bar)] {
         let subscription = subscription.uid.clone();
-        let discard = v1::DiscardSubscription { subscription, subscription_name: "bar".into() };
-        let command = v1::Command {
+        let discard = internal::DiscardSubscription { subscription, subscription_name: "bar".into() };
+        let command = internal::Command {
             request_id: request_id.into(),
             operator: "ann".into(),
             reason: "it is gone".into(),
@@ -114,12 +117,12 @@ async fn only_an_operator_discards_an_orphan() {
         };
         log.publish("commands.0", &command).await;
     }
-    let results = |commits: &[v1::Commit]| -> Vec<v1::CommandStatus> {
+    let results = |commits: &[internal::Commit]| -> Vec<internal::CommandStatus> {
         let results = commits.iter().flat_map(|commit| &commit.results);
-        results.flat_map(|result| &result.items).map(v1::ItemResult::status).collect()
+        results.flat_map(|result| &result.items).map(internal::ItemResult::status).collect()
     };
     let commits = log.commits(|commits| results(commits).len() == 3).await;
-    use v1::CommandStatus::{NotApplicable, Taken};
+    use internal::CommandStatus::{NotApplicable, Taken};
     assert_eq!(results(&commits), [NotApplicable, Taken, NotApplicable]);
     until_nothing_is_said(&conditions).await;
     other.until_delivered(5).await;
@@ -170,17 +173,18 @@ async fn a_catalog_that_was_restored_from_an_earlier_copy_discards_nothing() {
     let last = commits.last().unwrap();
     let known =
         commits.iter().flat_map(|commit| &commit.subscriptions).rfind(|change| change.catalog.is_some()).unwrap();
-    let catalog = v1::CatalogPosition { sequence: 1_000, ..known.catalog.unwrap() };
-    let revised = v1::Revised { revision: 900, from: last.cursor + 1, types: vec!["*".into()], ..Default::default() };
-    let change = v1::SubscriptionChange {
+    let catalog = internal::CatalogPosition { sequence: 1_000, ..known.catalog.unwrap() };
+    let revised =
+        internal::Revised { revision: 900, from: last.cursor + 1, types: vec!["*".into()], ..Default::default() };
+    let change = internal::SubscriptionChange {
         subscription: bar.uid.clone(),
         change: Some(Change::Revised(revised)),
         catalog: Some(catalog),
     };
     let (outcomes, attempts, lanes) = (vec![], vec![], vec![]);
     let (runs, results, subscriptions) = (vec![], vec![], vec![change]);
-    let later = v1::Commit { outcomes, attempts, lanes, runs, results, subscriptions, ..last.clone() };
-    log.publish("outcomes.0", &v1::OutcomeRecord { record: Some(Record::Commit(later)) }).await;
+    let later = internal::Commit { outcomes, attempts, lanes, runs, results, subscriptions, ..last.clone() };
+    log.publish("outcomes.0", &internal::OutcomeRecord { record: Some(Record::Commit(later)) }).await;
 
     let (worker, conditions) = start(&log, folder.path());
     until_said(&conditions, "waiting for the rest").await;

@@ -10,7 +10,10 @@ use weft_nats::{
     streams::LogSpec,
     subject::{DLQ_STREAM, unplaced_dead_letter_subject},
 };
-use weft_proto::v1::{self, command::Action};
+use weft_proto::{
+    internal::{self, command::Action},
+    v1,
+};
 
 use crate::support::{Log, Receiver, Request, Running, spec};
 
@@ -34,7 +37,7 @@ async fn first_and_second(log: &mut Log) -> [Event; 2] {
 }
 
 async fn redrive(log: &Log, subscription: &v1::Subscription, event: &Event, sequences: &[u64]) {
-    let item = |sequence: &u64| v1::RedriveItem {
+    let item = |sequence: &u64| internal::RedriveItem {
         subscription: subscription.uid.clone(),
         subscription_name: subscription.name.clone(),
         sequence: *sequence,
@@ -42,9 +45,9 @@ async fn redrive(log: &Log, subscription: &v1::Subscription, event: &Event, sequ
         event_id: event.id.to_vec(),
         ..Default::default()
     };
-    let redrive = v1::Redrive { items: sequences.iter().map(item).collect() };
+    let redrive = internal::Redrive { items: sequences.iter().map(item).collect() };
     let command =
-        v1::Command { request_id: "again".into(), action: Some(Action::Redrive(redrive)), ..Default::default() };
+        internal::Command { request_id: "again".into(), action: Some(Action::Redrive(redrive)), ..Default::default() };
     log.publish("commands.0", &command).await;
 }
 
@@ -106,7 +109,7 @@ async fn a_copy_without_a_place_in_its_name_is_only_its_own_events() {
     redrive(&log, &subscription, &first, &[1, 2]).await;
     let outcomes = log.outcomes(4).await;
     let of_runs: Vec<_> = outcomes.iter().filter(|outcome| outcome.run > 0).map(|o| (o.sequence, o.kind())).collect();
-    assert_eq!(of_runs, [(1, v1::OutcomeKind::Delivered), (2, v1::OutcomeKind::DeadLettered)]);
+    assert_eq!(of_runs, [(1, internal::OutcomeKind::Delivered), (2, internal::OutcomeKind::DeadLettered)]);
     worker.stop().await;
     assert_eq!(redriven(&receiver.requests.lock().unwrap()), ["FIRST"], "the second's payload is kept nowhere");
 }

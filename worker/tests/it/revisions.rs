@@ -1,7 +1,10 @@
 //! Filters that change while events wait.
 
 use weft_catalog::Catalog;
-use weft_proto::v1::{self, subscription_change::Change};
+use weft_proto::{
+    internal::{self, subscription_change::Change},
+    v1,
+};
 use weft_testkit::master_key;
 
 use crate::support::{Log, PATIENCE, Receiver, Running};
@@ -77,7 +80,7 @@ async fn a_narrower_filter_gives_up_nothing_that_was_taken() {
         worker.stop().await;
         let kinds: Vec<_> = outcomes.iter().filter(|outcome| !outcome.subscription.is_empty()).collect();
         assert_eq!(kinds.len(), taken + 1);
-        assert!(kinds.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "{kinds:?}");
+        assert!(kinds.iter().all(|outcome| outcome.kind() == internal::OutcomeKind::Delivered), "{kinds:?}");
     }
 }
 
@@ -100,7 +103,7 @@ async fn a_wider_filter_counts_after_the_events_that_an_earlier_owner_may_have_r
     }
     let worker = Running::start(&log, folder.path());
     receiver.until_delivered(3).await;
-    let counts = |change: &v1::SubscriptionChange| matches!(&change.change, Some(Change::Revised(revised)) if revised.types == ["order.*"] && revised.from == 6);
+    let counts = |change: &internal::SubscriptionChange| matches!(&change.change, Some(Change::Revised(revised)) if revised.types == ["order.*"] && revised.from == 6);
     log.commits(|commits| commits.iter().any(|commit| commit.subscriptions.iter().any(counts))).await;
     for kind in ["a", "b"] {
         log.event_with("w0", |event| event.event_type = format!("order.{kind}")).await;
@@ -110,6 +113,6 @@ async fn a_wider_filter_counts_after_the_events_that_an_earlier_owner_may_have_r
     assert_eq!(requests.iter().map(|request| request.sequence).collect::<Vec<_>>(), [1, 3, 5, 6, 7]);
     // Those that the narrow filter ignores are unrouted.
     let outcomes = tokio::time::timeout(PATIENCE, log.outcomes(7)).await.unwrap();
-    let unrouted = outcomes.iter().filter(|outcome| outcome.kind() == v1::OutcomeKind::Unrouted);
+    let unrouted = outcomes.iter().filter(|outcome| outcome.kind() == internal::OutcomeKind::Unrouted);
     assert_eq!(unrouted.map(|outcome| outcome.sequence).collect::<Vec<_>>(), [2, 4]);
 }

@@ -18,7 +18,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 pub use weft_testkit::PATIENCE;
 use weft_testkit::{TestLog, TestServer, eventually};
@@ -285,11 +285,12 @@ impl Log {
     }
 
     /// Every commit so far, read until `enough`.
-    pub async fn commits(&self, enough: impl Fn(&[v1::Commit]) -> bool) -> Vec<v1::Commit> {
-        let commits = |messages: &[Stored]| -> Vec<v1::Commit> {
-            let records = messages.iter().filter_map(|message| v1::OutcomeRecord::decode(message.payload.clone()).ok());
+    pub async fn commits(&self, enough: impl Fn(&[internal::Commit]) -> bool) -> Vec<internal::Commit> {
+        let commits = |messages: &[Stored]| -> Vec<internal::Commit> {
+            let records =
+                messages.iter().filter_map(|message| internal::OutcomeRecord::decode(message.payload.clone()).ok());
             let commits = records.filter_map(|record| match record.record {
-                Some(v1::outcome_record::Record::Commit(commit)) => Some(commit),
+                Some(internal::outcome_record::Record::Commit(commit)) => Some(commit),
                 _ => None,
             });
             commits.collect()
@@ -298,8 +299,8 @@ impl Log {
     }
 
     /// Every outcome so far, at least `count`.
-    pub async fn outcomes(&self, count: usize) -> Vec<v1::Outcome> {
-        let of = |commits: &[v1::Commit]| commits.iter().map(|commit| commit.outcomes.len()).sum::<usize>();
+    pub async fn outcomes(&self, count: usize) -> Vec<internal::Outcome> {
+        let of = |commits: &[internal::Commit]| commits.iter().map(|commit| commit.outcomes.len()).sum::<usize>();
         let commits = self.commits(|commits| of(commits) >= count).await;
         commits.into_iter().flat_map(|commit| commit.outcomes).collect()
     }

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use tokio::time::Instant;
 use weft_nats::options::Span;
-use weft_proto::v1;
+use weft_proto::internal;
 
 use crate::support::{Log, Receiver, Running, assert_in_order};
 
@@ -18,7 +18,7 @@ fn copy_id(from: &Path, to: &Path) {
     fs::copy(from.join("worker.id"), to.join("worker.id")).unwrap();
 }
 
-fn newest_epoch(commits: &[v1::Commit]) -> u64 {
+fn newest_epoch(commits: &[internal::Commit]) -> u64 {
     commits.iter().map(|commit| commit.epoch).max().unwrap_or(0)
 }
 

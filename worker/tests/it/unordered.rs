@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use weft_proto::v1;
+use weft_proto::{internal, v1};
 
 use crate::support::{Log, Receiver, Running, assert_once};
 
@@ -31,7 +31,8 @@ async fn a_failing_event_delays_no_other() {
     assert!(requests.iter().all(|request| request.lane_previous.is_none()));
     let outcomes = log.outcomes(200).await;
     worker.stop().await;
-    let dead: Vec<_> = outcomes.iter().filter(|outcome| outcome.kind() == v1::OutcomeKind::DeadLettered).collect();
+    let dead: Vec<_> =
+        outcomes.iter().filter(|outcome| outcome.kind() == internal::OutcomeKind::DeadLettered).collect();
     assert_eq!((dead.len(), dead[0].sequence, dead[0].attempts), (1, 2, 2));
     let settled: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.sequence).collect();
     assert_eq!((outcomes.len(), settled.len()), (200, 200), "each event settles once");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::net::TcpSocket;
-use weft_proto::v1;
+use weft_proto::{internal, v1};
 
 use crate::support::{Log, Receiver, Running, assert_in_order};
 
@@ -38,6 +38,6 @@ async fn attempts_that_reach_no_receiver_use_up_no_retries() {
         let attempts = requests.iter().map(|request| request.attempt).max().unwrap();
         assert!(attempts < 40, "an absent receiver is not called in a loop: {attempts} attempts");
         let outcomes = log.outcomes(20).await;
-        assert!(outcomes.iter().all(|outcome| outcome.kind() == v1::OutcomeKind::Delivered), "{outcomes:?}");
+        assert!(outcomes.iter().all(|outcome| outcome.kind() == internal::OutcomeKind::Delivered), "{outcomes:?}");
     }
 }

@@ -14,7 +14,7 @@ use weft_catalog::{
 use weft_nats::commands::cut_reason;
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
-    v1::{self, command::Action},
+    internal::{self, command::Action},
 };
 
 use crate::{
@@ -63,8 +63,13 @@ impl Mutation {
     }
 
     /// Its record, without changes.
-    pub fn edit(&self) -> v1::CatalogEdit {
-        v1::CatalogEdit { method: self.method.to_owned(), name: self.name.clone(), changes: Vec::new(), test: None }
+    pub fn edit(&self) -> internal::CatalogEdit {
+        internal::CatalogEdit {
+            method: self.method.to_owned(),
+            name: self.name.clone(),
+            changes: Vec::new(),
+            test: None,
+        }
     }
 
     /// Decides, writes and records; or returns the result of the first call of this request.
@@ -75,7 +80,7 @@ impl Mutation {
     pub async fn carry_out(
         &self,
         log: &LogState,
-        decide: impl Fn(&Snapshot, &[v1::CatalogChange]) -> Result<Vec<Change>, Refusal>,
+        decide: impl Fn(&Snapshot, &[internal::CatalogChange]) -> Result<Vec<Change>, Refusal>,
     ) -> Result<Edited, Status> {
         if let Some(edit) = self.recorded(log).await? {
             let snapshot = log.snapshot().await?;
@@ -96,7 +101,7 @@ impl Mutation {
         log: &LogState,
         decide: impl Fn(&Snapshot) -> Result<Option<Change>, Refusal>,
     ) -> Result<Edited, Status> {
-        let once = |snapshot: &Snapshot, written: &[v1::CatalogChange]| match written {
+        let once = |snapshot: &Snapshot, written: &[internal::CatalogChange]| match written {
             [] => Ok(decide(snapshot)?.into_iter().collect()),
             _ => Ok(Vec::new()),
         };
@@ -108,9 +113,9 @@ impl Mutation {
     /// # Errors
     ///
     /// ID_REUSED if it was another call; STARTING, LOG_UNAVAILABLE.
-    pub async fn recorded(&self, log: &LogState) -> Result<Option<v1::CatalogEdit>, Status> {
+    pub async fn recorded(&self, log: &LogState) -> Result<Option<internal::CatalogEdit>, Status> {
         let stored = log.recorded(&self.stamp.request_id).await?;
-        let mut whole: Option<v1::CatalogEdit> = None;
+        let mut whole: Option<internal::CatalogEdit> = None;
         for command in stored {
             let edit = match command.command.action {
                 Some(Action::Catalog(edit)) if edit.method == self.method && edit.name == self.name => edit,

@@ -5,7 +5,8 @@ use weft_catalog::{Orphan, Snapshot, keys::Grant, orphans};
 use weft_index::history::{CommandItem, LaneFilter};
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
-    v1::{self, command::Action},
+    internal::{self, command::Action},
+    v1,
 };
 
 use crate::{
@@ -111,7 +112,7 @@ pub(super) async fn discard(
         if asked.dry_run {
             return Ok(answer);
         }
-        let discard = v1::DiscardSubscription {
+        let discard = internal::DiscardSubscription {
             subscription: orphan.uid.to_vec(),
             // As it was named, so that a repeated call is recognised.
             subscription_name: asked.orphan.clone(),

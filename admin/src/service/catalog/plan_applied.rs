@@ -1,7 +1,7 @@
 //! Answers of `Apply`: planned and applied changes.
 
 use weft_catalog::{Snapshot, change::Change};
-use weft_proto::v1;
+use weft_proto::{internal, v1};
 
 /// Planned changes.
 pub(super) fn planned(snapshot: &Snapshot, changes: &[Change]) -> v1::ApplyResponse {
@@ -15,9 +15,9 @@ pub(super) fn planned(snapshot: &Snapshot, changes: &[Change]) -> v1::ApplyRespo
 }
 
 /// Applied changes.
-pub(super) fn done(changes: Vec<v1::CatalogChange>) -> v1::ApplyResponse {
+pub(super) fn done(changes: Vec<internal::CatalogChange>) -> v1::ApplyResponse {
     let changes = changes.into_iter().map(|change| {
-        let v1::CatalogChange { kind, name, action, diff, .. } = change;
+        let internal::CatalogChange { kind, name, action, diff, .. } = change;
         v1::AppliedChange { kind, name, action, diff }
     });
     v1::ApplyResponse { changes: changes.collect() }

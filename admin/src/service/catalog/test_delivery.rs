@@ -19,7 +19,7 @@ use weft_index::history::EventRef;
 use weft_nats::event::{Event, JSON, StoredEvent};
 use weft_proto::{
     ids::{EventId, InvalidId, SequenceNumber, StreamSeq, WorkflowId},
-    v1,
+    internal, v1,
 };
 
 use super::mutation::{Mutation, of_edit, of_refusal};
@@ -79,15 +79,15 @@ pub(super) async fn deliver(
     let attempt = deliveries.deliver(subscription, event).await;
     let attempt = attempt.map_err(|problem| refuse(Code::InvalidEntry, problem))?;
     let test = result(&attempt);
-    let edit = v1::CatalogEdit { test: Some(test.clone()), ..mutation.edit() };
+    let edit = internal::CatalogEdit { test: Some(test.clone()), ..mutation.edit() };
     record(&log.connection, log.layout, mutation.stamp(), 0, edit).await.map_err(of_edit)?;
     let v1::TestSubscriptionResponse { matched, mismatch, filter_error, planned, .. } = planned;
     Ok(v1::TestSubscriptionResponse { matched, mismatch, filter_error, planned, ..answer(test) })
 }
 
 /// The answer for a test's result.
-pub(super) fn answer(test: v1::TestResult) -> v1::TestSubscriptionResponse {
-    let v1::TestResult { delivered, outcome, http_status, message, duration_ms } = test;
+pub(super) fn answer(test: internal::TestResult) -> v1::TestSubscriptionResponse {
+    let internal::TestResult { delivered, outcome, http_status, message, duration_ms } = test;
     v1::TestSubscriptionResponse {
         delivered,
         outcome,
@@ -142,14 +142,14 @@ pub(super) async fn event_of(log: &LogState, asked: &v1::TestSubscriptionRequest
     Ok(StoredEvent { seq: StreamSeq(0), stored_at: now, event })
 }
 
-fn result(attempt: &v1::Attempt) -> v1::TestResult {
+fn result(attempt: &internal::Attempt) -> internal::TestResult {
     let delivered = attempt.class() == v1::AttemptClass::Delivered;
     let message = match delivered {
         true if attempt.status == 0 => "the receiver accepted it".to_owned(),
         true => format!("the receiver answered {}", attempt.status),
         false => attempt.error.clone(),
     };
-    v1::TestResult {
+    internal::TestResult {
         delivered,
         outcome: class_name(attempt.class()).to_owned(),
         http_status: attempt.status,

@@ -9,7 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_catalog::keys::Grant;
 use weft_index::history::DeadLetter;
-use weft_proto::v1::{self, command::Action};
+use weft_proto::{
+    internal::{self, command::Action},
+    v1,
+};
 
 use super::{
     command::{Call, cut, item},
@@ -45,7 +48,7 @@ pub(super) async fn redrive(
     let mut commands = call.stored(log, |action| matches!(action, Action::Redrive(_))).await?;
     if commands.is_empty() {
         let items: Vec<_> = what.select(log, grant).await?.iter().map(item).collect();
-        commands = call.command(log, cut(&items, |items| Action::Redrive(v1::Redrive { items }))).await?;
+        commands = call.command(log, cut(&items, |items| Action::Redrive(internal::Redrive { items }))).await?;
     }
     Ok(Progress::new(log.history.clone(), call.request_id, &commands, draining, place).into_responses())
 }

@@ -16,7 +16,8 @@ use tonic::Status;
 use weft_index::history::{CommandItem, History, ItemProgress, StoredCommand};
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid},
-    v1::{self, OutcomeKind},
+    internal::{self, OutcomeKind},
+    v1,
 };
 
 use super::Responses;
@@ -189,7 +190,7 @@ fn count(counts: &mut v1::RedriveDeadLettersResponse, state: ItemProgress) -> Op
     Some(status)
 }
 
-fn dead_letter_id(item: &v1::RedriveItem) -> String {
+fn dead_letter_id(item: &internal::RedriveItem) -> String {
     if !item.dead_letter_id.is_empty() {
         return item.dead_letter_id.clone();
     }

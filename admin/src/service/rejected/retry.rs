@@ -20,7 +20,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, StreamSeq},
-    v1::{self, RejectedRetry, RetriedRejected, RetryEntry, RetryOutcome, command::Action},
+    internal::{self, RejectedRetry, RetryEntry, RetryOutcome, command::Action},
+    v1::{self, RetriedRejected},
 };
 
 use super::parse_id;
@@ -146,7 +147,7 @@ impl Retry {
     }
 
     async fn record(&self, log: &LogState, part: usize, retry: RejectedRetry) -> Result<(), Status> {
-        let command = v1::Command {
+        let command = internal::Command {
             request_id: part_id(&self.request_id, part),
             operator: self.operator.clone(),
             reason: self.reason.clone(),

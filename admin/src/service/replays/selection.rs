@@ -13,7 +13,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, OutcomeKind},
+    internal::{self, OutcomeKind},
+    v1,
 };
 
 use crate::{
@@ -33,7 +34,7 @@ const PAGE: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Selected {
     /// The items of the commands, sorted by shard and in the order of their events, so that each lane keeps its order.
-    pub items: Vec<(ShardId, v1::RedriveItem)>,
+    pub items: Vec<(ShardId, internal::RedriveItem)>,
     /// Deliveries that are left out because an operator has discarded them.
     pub discarded: usize,
     /// The same of resolved ones.
@@ -142,14 +143,14 @@ impl Receivers {
 
 struct Chosen {
     receivers: Receivers,
-    items: BTreeMap<(ShardId, StreamSeq, SubscriptionUid), v1::RedriveItem>,
+    items: BTreeMap<(ShardId, StreamSeq, SubscriptionUid), internal::RedriveItem>,
 }
 
 impl Chosen {
     fn take(&mut self, shard: ShardId, stored: &StoredEvent) -> Result<(), Status> {
         let takes = |matchers: &[Matcher]| matchers.get(shard.0 as usize).is_some_and(|matcher| matcher.takes(stored));
         for (uid, name, _) in self.receivers.0.iter().filter(|(_, _, matchers)| takes(matchers)) {
-            let item = v1::RedriveItem {
+            let item = internal::RedriveItem {
                 subscription: uid.to_vec(),
                 subscription_name: name.clone(),
                 sequence: stored.seq.0,

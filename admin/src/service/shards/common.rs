@@ -8,7 +8,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 
 use super::super::state::LogState;
@@ -41,7 +41,7 @@ impl Stream {
     }
 
     /// The position that a commit names, and its cursor.
-    pub fn of(self, commit: &v1::Commit) -> (Option<&v1::LogPosition>, u64) {
+    pub fn of(self, commit: &internal::Commit) -> (Option<&internal::LogPosition>, u64) {
         match self {
             Self::Events => (commit.events.as_ref(), commit.cursor),
             Self::Commands => (commit.commands.as_ref(), commit.commands_cursor),
@@ -49,14 +49,14 @@ impl Stream {
     }
 
     /// The position that the shard's owner knows.
-    pub fn position(self, commit: &v1::Commit) -> v1::LogPosition {
+    pub fn position(self, commit: &internal::Commit) -> internal::LogPosition {
         let (position, sequence) = self.of(commit);
-        position.cloned().unwrap_or_else(|| v1::LogPosition { sequence, ..Default::default() })
+        position.cloned().unwrap_or_else(|| internal::LogPosition { sequence, ..Default::default() })
     }
 }
 
 /// The newest commit of a shard; `None` if there is none.
-pub(super) async fn newest_commit(log: &LogState, shard: ShardId) -> Result<Option<v1::Commit>, SearchError> {
+pub(super) async fn newest_commit(log: &LogState, shard: ShardId) -> Result<Option<internal::Commit>, SearchError> {
     let (stream, subject) = (log.layout.outcomes_stream(shard), log.layout.outcomes_subject(shard));
     let message = direct::last_by_subject(&log.connection, &stream, &subject).await?;
     Ok(message.as_ref().and_then(commit_of))
@@ -155,8 +155,8 @@ impl Search<'_> {
     }
 }
 
-fn commit_of(message: &weft_nats::message::Stored) -> Option<v1::Commit> {
-    match records::decode::<v1::OutcomeRecord>(message)?.record {
+fn commit_of(message: &weft_nats::message::Stored) -> Option<internal::Commit> {
+    match records::decode::<internal::OutcomeRecord>(message)?.record {
         Some(Record::Commit(commit)) => Some(commit),
         _ => None,
     }

@@ -11,7 +11,8 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, command::Action, shard_service_server::ShardService},
+    internal::{self, command::Action},
+    v1::{self, shard_service_server::ShardService},
 };
 
 use super::{
@@ -108,7 +109,7 @@ impl Shards {
         let Some(Action::Adopt(adopt)) = &stored.command.action else {
             return Err(refuse(Code::IdReused, "request_id was used for another call; use a new one"));
         };
-        let shown = |stream: Stream, position: Option<&v1::LogPosition>| {
+        let shown = |stream: Stream, position: Option<&internal::LogPosition>| {
             position.map(|position| show_position(stream.name(log, shard), position))
         };
         Ok(Response::new(v1::AdoptShardResponse {
@@ -125,7 +126,7 @@ impl Shards {
 
 /// A planned adoption.
 struct Plan {
-    newest: v1::Commit,
+    newest: internal::Commit,
     events: Position,
     commands: Position,
 }
@@ -150,8 +151,8 @@ impl Plan {
         Ok(Self { newest, events, commands })
     }
 
-    fn command(&self, shard: ShardId) -> v1::AdoptShard {
-        v1::AdoptShard {
+    fn command(&self, shard: ShardId) -> internal::AdoptShard {
+        internal::AdoptShard {
             shard: shard.0,
             events_before: Some(Stream::Events.position(&self.newest)),
             commands_before: Some(Stream::Commands.position(&self.newest)),
@@ -163,7 +164,8 @@ impl Plan {
     async fn answer(&self, log: &LogState, shard: ShardId) -> Result<v1::AdoptShardResponse, Status> {
         let lost = log.history.lost(shard, self.events.cursor, self.commands.cursor.0, NAMES_MAX).await;
         let Lost { events, delivered, runs, dead_letters } = lost.map_err(of_history)?;
-        let shown = |stream: Stream, position: &v1::LogPosition| Some(show_position(stream.name(log, shard), position));
+        let shown =
+            |stream: Stream, position: &internal::LogPosition| Some(show_position(stream.name(log, shard), position));
         Ok(v1::AdoptShardResponse {
             events_before: shown(Stream::Events, &Stream::Events.position(&self.newest)),
             commands_before: shown(Stream::Commands, &Stream::Commands.position(&self.newest)),
@@ -226,7 +228,7 @@ async fn difference(
     log: &LogState,
     shard: ShardId,
     stream: Stream,
-    newest: &v1::Commit,
+    newest: &internal::Commit,
 ) -> Result<Option<Mismatch>, SearchError> {
     let name = stream.name(log, shard);
     let position = match stream.of(newest) {
@@ -270,7 +272,7 @@ async fn show(log: &LogState, shard: ShardId) -> Result<v1::Shard, SearchError> 
     })
 }
 
-fn show_position(stream: String, stored: &v1::LogPosition) -> v1::StreamPosition {
+fn show_position(stream: String, stored: &internal::LogPosition) -> v1::StreamPosition {
     let position = Position::from(stored);
     v1::StreamPosition {
         stream,

@@ -17,7 +17,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
-    v1,
+    internal,
 };
 
 use crate::metrics;
@@ -39,7 +39,7 @@ pub(crate) struct Observation {
     /// The streams of the log.
     pub streams: Vec<StreamState>,
     /// Subscriptions that are missing from the catalog without a removal.
-    pub orphaned: Vec<(ShardId, v1::SubscriptionState)>,
+    pub orphaned: Vec<(ShardId, internal::SubscriptionState)>,
 }
 
 /// A stream at one moment.

@@ -2,7 +2,8 @@
 
 use weft_proto::{
     ids::ShardId,
-    v1::{self, command::Action, subscription_change::Change},
+    internal::{self, command::Action, subscription_change::Change},
+    v1,
 };
 
 use super::subscription;
@@ -13,7 +14,7 @@ const URL: &str = "https://billing.example/";
 /// The shard's owner has opened the subscription, and the catalog has no such entry.
 async fn with_an_orphan() -> Mesh {
     let mut mesh = Mesh::start(1).await;
-    let opened = v1::Opened {
+    let opened = internal::Opened {
         name: "billing".into(),
         from: 7,
         revision: 3,
@@ -22,8 +23,8 @@ async fn with_an_orphan() -> Mesh {
         ..Default::default()
     };
     let change = Some(Change::Opened(opened));
-    let change = v1::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog: None };
-    mesh.commit(ShardId(0), v1::Commit { subscriptions: vec![change], ..Default::default() }).await;
+    let change = internal::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog: None };
+    mesh.commit(ShardId(0), internal::Commit { subscriptions: vec![change], ..Default::default() }).await;
     mesh
 }
 
@@ -101,19 +102,23 @@ async fn an_orphan_is_discarded_by_a_command_with_a_reason() {
         }
         tokio::task::yield_now().await;
     };
-    let decoded = weft_nats::records::decode::<v1::Command>(&command).unwrap();
+    let decoded = weft_nats::records::decode::<internal::Command>(&command).unwrap();
     let Some(Action::DiscardSubscription(discard)) = decoded.action else { panic!("{decoded:?}") };
     assert_eq!((discard.subscription, decoded.reason.as_str()), (BILLING.to_vec(), "gone"));
 
     // Its owner closes it.
-    let closed = v1::Closed { operator: decoded.operator, reason: decoded.reason, up_to: 9 };
+    let closed = internal::Closed { operator: decoded.operator, reason: decoded.reason, up_to: 9 };
     let change = Some(Change::Closed(closed));
-    let item = v1::ItemResult { subscription: BILLING.to_vec(), sequence: 0, status: v1::CommandStatus::Taken.into() };
-    let result = v1::CommandResult { command: command.seq.0, request_id: decoded.request_id, items: vec![item] };
-    let commit = v1::Commit {
+    let item = internal::ItemResult {
+        subscription: BILLING.to_vec(),
+        sequence: 0,
+        status: internal::CommandStatus::Taken.into(),
+    };
+    let result = internal::CommandResult { command: command.seq.0, request_id: decoded.request_id, items: vec![item] };
+    let commit = internal::Commit {
         commands_cursor: command.seq.0,
         results: vec![result],
-        subscriptions: vec![v1::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog: None }],
+        subscriptions: vec![internal::SubscriptionChange { subscription: BILLING.to_vec(), change, catalog: None }],
         ..Default::default()
     };
     mesh.commit(ShardId(0), commit).await;

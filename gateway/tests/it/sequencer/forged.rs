@@ -8,7 +8,7 @@ use weft_nats::{
     async_nats::{HeaderMap, Message},
     tags::Tags,
 };
-use weft_proto::v1::{self, ForwardOutcome, forward_answer};
+use weft_proto::internal::{self, ForwardOutcome, forward_answer};
 use weft_testkit::{eventually, master_key};
 
 use super::{
@@ -41,14 +41,14 @@ async fn a_forged_request_is_ignored() {
     takes_the_role(&mesh, &host, 1).await;
     let subject = mesh.layout.forward_subject(ShardId(0), &holder(&mesh).await.unwrap());
     let request = |delivery: u64| {
-        let forged = v1::ForwardedEvent {
+        let forged = internal::ForwardedEvent {
             event_id: event("a", delivery).id.to_vec(),
             workflow_id: "a".into(),
             body_digest: vec![0; 32],
             payload: Bytes::from_static(b"{}"),
             ..Default::default()
         };
-        v1::Forward { sent_at_ms: Timestamp::now().as_millisecond(), events: vec![forged] }.encode_to_vec()
+        internal::Forward { sent_at_ms: Timestamp::now().as_millisecond(), events: vec![forged] }.encode_to_vec()
     };
     let client = mesh.connection.client();
     let (inbox, other) = (client.new_inbox(), foreign_tags());
@@ -135,7 +135,7 @@ async fn a_forged_notification_is_ignored() {
     let subject = mesh.layout.forward_answer_subject(ShardId(0), &name, "appended");
     // Each claims that `delivery` is stored after the first event.
     let told = |delivery: u64| {
-        let made_up = v1::AppendedEvent {
+        let made_up = internal::AppendedEvent {
             replay_key: Vec::new(),
             event_id: event("a", delivery).id.to_vec(),
             workflow_id: "a".into(),
@@ -144,7 +144,7 @@ async fn a_forged_notification_is_ignored() {
             previous_event_id: Vec::new(),
         };
         let sent_at_ms = Timestamp::now().as_millisecond();
-        Bytes::from(v1::Appended { sent_at_ms, behind_seq: 1, events: vec![made_up] }.encode_to_vec())
+        Bytes::from(internal::Appended { sent_at_ms, behind_seq: 1, events: vec![made_up] }.encode_to_vec())
     };
     let elsewhere = mesh.layout.forward_answer_subject(ShardId(0), &name, 1);
     let client = mesh.connection.client();
@@ -197,19 +197,19 @@ fn foreign_tags() -> Tags {
 
 /// "All of it was accepted."
 fn made_up(request: &Message) -> (String, Bytes) {
-    let events = v1::Forward::decode(request.payload.clone()).unwrap().events.len();
+    let events = internal::Forward::decode(request.payload.clone()).unwrap().events.len();
     let outcome = ForwardOutcome::Accepted.into();
-    let verdict = v1::ForwardVerdict { outcome, sequence_number: MADE_UP, ..Default::default() };
-    let verdicts = v1::ForwardVerdicts { verdicts: vec![verdict; events] };
-    let answer = v1::ForwardAnswer { answer: Some(forward_answer::Answer::Verdicts(verdicts)) };
+    let verdict = internal::ForwardVerdict { outcome, sequence_number: MADE_UP, ..Default::default() };
+    let verdicts = internal::ForwardVerdicts { verdicts: vec![verdict; events] };
+    let answer = internal::ForwardAnswer { answer: Some(forward_answer::Answer::Verdicts(verdicts)) };
     (request.reply.as_ref().unwrap().to_string(), answer.encode_to_vec().into())
 }
 
 /// The first verdict that comes.
-async fn verdict(answers: &mut weft_nats::async_nats::Subscriber) -> v1::ForwardVerdict {
+async fn verdict(answers: &mut weft_nats::async_nats::Subscriber) -> internal::ForwardVerdict {
     loop {
         let message = answers.next().await.unwrap();
-        let answer = v1::ForwardAnswer::decode(message.payload).unwrap().answer.unwrap();
+        let answer = internal::ForwardAnswer::decode(message.payload).unwrap().answer.unwrap();
         if let forward_answer::Answer::Verdicts(verdicts) = answer {
             return verdicts.verdicts[0].clone();
         }

@@ -5,7 +5,7 @@ use weft_catalog::cut_off;
 use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{EventId, ShardId, WorkflowId},
-    v1,
+    internal,
 };
 
 use crate::history::tables::{
@@ -15,7 +15,12 @@ use crate::history::tables::{
 impl Tables<'_> {
     /// Applies the adoption of a commit: removes the rows of the events after its cursor, and of unfinished runs of
     /// commands after its position.
-    pub(super) fn adopt(&mut self, layout: Layout, shard: ShardId, commit: &v1::Commit) -> Result<(), redb::Error> {
+    pub(super) fn adopt(
+        &mut self,
+        layout: Layout,
+        shard: ShardId,
+        commit: &internal::Commit,
+    ) -> Result<(), redb::Error> {
         let (events, commands, shard) = (commit.cursor, commit.commands_cursor, shard.0);
         let command = commit.adopted.as_ref().map_or(0, |adopted| adopted.command);
         self.adoptions.insert((shard, command), (events, commit.at_ms))?;
@@ -79,11 +84,11 @@ impl Tables<'_> {
     }
 
     fn cut_lanes(&mut self, layout: Layout, shard: ShardId, events: u64) -> Result<(), redb::Error> {
-        let mut cut: Vec<(String, Uid, u64, v1::Lane)> = Vec::new();
+        let mut cut: Vec<(String, Uid, u64, internal::Lane)> = Vec::new();
         for row in self.lanes.iter()? {
             let (key, value) = row?;
             let (workflow, uid, event) = key.value();
-            let lane: v1::Lane = decode(value.value())?;
+            let lane: internal::Lane = decode(value.value())?;
             let is_here = WorkflowId::new(workflow).is_ok_and(|workflow| layout.shard_of(&workflow) == shard);
             if is_here && lane.last > events {
                 cut.push((workflow.to_owned(), *uid, event, lane));
@@ -94,14 +99,14 @@ impl Tables<'_> {
             self.lanes.remove(key)?;
             if !lane.unordered && (lane.next <= events || lane.paused) {
                 let next = lane.next.min(events.saturating_add(1));
-                self.lanes.insert(key, &encode(&v1::Lane { next, last: events, ..lane })[..])?;
+                self.lanes.insert(key, &encode(&internal::Lane { next, last: events, ..lane })[..])?;
             }
         }
         Ok(())
     }
 
     fn cut_subscriptions(&mut self, shard: u32, events: u64) -> Result<(), redb::Error> {
-        let mut states: Vec<(Uid, v1::SubscriptionState)> = Vec::new();
+        let mut states: Vec<(Uid, internal::SubscriptionState)> = Vec::new();
         for row in self.subscriptions.range((shard, &UID_MIN)..=(shard, &UID_MAX))? {
             let (key, value) = row?;
             states.push((*key.value().1, decode(value.value())?));

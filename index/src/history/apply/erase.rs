@@ -4,7 +4,7 @@ use redb::ReadableTable as _;
 use weft_nats::erasure::Erasure;
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1,
+    internal,
 };
 
 use super::base_request_id;
@@ -32,7 +32,7 @@ impl Tables<'_> {
         for row in self.attempts.range(range)? {
             let (key, value) = row?;
             let (shard, seq, uid, run, number) = key.value();
-            attempts.push(((shard, seq, *uid, run, number), decode::<v1::Attempt>(value.value())?));
+            attempts.push(((shard, seq, *uid, run, number), decode::<internal::Attempt>(value.value())?));
         }
         for ((shard, seq, uid, run, number), attempt) in attempts {
             let attempt = without_answer(attempt);
@@ -56,8 +56,9 @@ impl Tables<'_> {
         let mut finished = Vec::new();
         for row in self.erasures.range((shard.0, 0)..=(shard.0, u64::MAX))? {
             let key = row?.0.value();
-            let command: Option<v1::Command> = get(&self.commands, key)?;
-            let is_of = |command: &v1::Command| base_request_id(&command.request_id) == base_request_id(request_id);
+            let command: Option<internal::Command> = get(&self.commands, key)?;
+            let is_of =
+                |command: &internal::Command| base_request_id(&command.request_id) == base_request_id(request_id);
             if command.as_ref().is_none_or(is_of) {
                 finished.push(key);
             }
@@ -70,6 +71,6 @@ impl Tables<'_> {
 }
 
 /// An attempt without what the receiver said.
-pub(in crate::history) fn without_answer(attempt: v1::Attempt) -> v1::Attempt {
-    v1::Attempt { response: Default::default(), error: String::new(), ..attempt }
+pub(in crate::history) fn without_answer(attempt: internal::Attempt) -> internal::Attempt {
+    internal::Attempt { response: Default::default(), error: String::new(), ..attempt }
 }

@@ -9,7 +9,8 @@ use weft_catalog::apply_change;
 use weft_nats::{message::Stored, records, subject::Layout};
 use weft_proto::{
     ids::{ShardId, StreamSeq},
-    v1::{self, CommandStatus, OutcomeKind, ReceiverCondition, outcome_record::Record, subscription_change::Change},
+    internal::{self, CommandStatus, OutcomeKind, outcome_record::Record, subscription_change::Change},
+    v1::ReceiverCondition,
 };
 
 use super::uid_of;
@@ -21,7 +22,7 @@ use crate::history::{
     },
 };
 
-fn lane_key<'a>(lane: &'a v1::Lane, uid: &'a Uid) -> (&'a str, &'a Uid, u64) {
+fn lane_key<'a>(lane: &'a internal::Lane, uid: &'a Uid) -> (&'a str, &'a Uid, u64) {
     (lane.workflow_id.as_str(), uid, if lane.unordered { lane.last } else { WORKFLOW_LANE })
 }
 
@@ -33,7 +34,7 @@ impl Tables<'_> {
         message: &Stored,
     ) -> Result<(), redb::Error> {
         self.mark_first_read(shard, message.seq)?;
-        let Some(record) = records::decode::<v1::OutcomeRecord>(message) else { return Ok(()) };
+        let Some(record) = records::decode::<internal::OutcomeRecord>(message) else { return Ok(()) };
         match record.record {
             Some(Record::Commit(commit)) => {
                 self.apply_commit(layout, shard, commit, message.stored_at.as_millisecond())
@@ -70,7 +71,7 @@ impl Tables<'_> {
         &mut self,
         layout: Layout,
         shard: ShardId,
-        commit: v1::Commit,
+        commit: internal::Commit,
         at_ms: i64,
     ) -> Result<(), redb::Error> {
         if commit.adopted.is_some() {
@@ -103,7 +104,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_outcome(&mut self, shard: ShardId, outcome: v1::Outcome, at_ms: i64) -> Result<(), redb::Error> {
+    fn apply_outcome(&mut self, shard: ShardId, outcome: internal::Outcome, at_ms: i64) -> Result<(), redb::Error> {
         let (seq, run, kind) = (outcome.sequence, outcome.run, outcome.kind());
         let uid = match uid_of(&outcome.subscription) {
             Some(uid) => uid,
@@ -133,7 +134,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_attempt(&mut self, shard: ShardId, mut attempt: v1::Attempt, at_ms: i64) -> Result<(), redb::Error> {
+    fn apply_attempt(&mut self, shard: ShardId, mut attempt: internal::Attempt, at_ms: i64) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&attempt.subscription) else { return Ok(()) };
         if self.is_swept(shard, attempt.sequence, attempt.run)? {
             return Ok(());
@@ -176,22 +177,22 @@ impl Tables<'_> {
         Ok(row)
     }
 
-    fn settle_lane(&mut self, uid: &Uid, outcome: &v1::Outcome) -> Result<(), redb::Error> {
+    fn settle_lane(&mut self, uid: &Uid, outcome: &internal::Outcome) -> Result<(), redb::Error> {
         let event = if outcome.unordered { outcome.sequence } else { WORKFLOW_LANE };
-        let lane: Option<v1::Lane> = get(&self.lanes, (outcome.workflow_id.as_str(), uid, event))?;
+        let lane: Option<internal::Lane> = get(&self.lanes, (outcome.workflow_id.as_str(), uid, event))?;
         let Some(lane) = lane else { return Ok(()) };
-        self.put_lane(&v1::Lane {
+        self.put_lane(&internal::Lane {
             next: outcome.sequence.saturating_add(1),
             attempts: 0,
             uncounted: 0,
             next_attempt_at_ms: 0,
             first_failed_at_ms: 0,
-            state: v1::LaneState::Open.into(),
+            state: internal::LaneState::Open.into(),
             ..lane
         })
     }
 
-    fn put_lane(&mut self, lane: &v1::Lane) -> Result<(), redb::Error> {
+    fn put_lane(&mut self, lane: &internal::Lane) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&lane.subscription) else { return Ok(()) };
         let key = lane_key(lane, &uid);
         if lane.next > lane.last && !lane.paused {
@@ -202,7 +203,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_run(&mut self, shard: ShardId, run: &v1::PendingRun, at_ms: i64) -> Result<(), redb::Error> {
+    fn apply_run(&mut self, shard: ShardId, run: &internal::PendingRun, at_ms: i64) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&run.subscription) else { return Ok(()) };
         self.name(&uid, &run.subscription_name)?;
         let key = (shard.0, run.sequence, &uid, run.run);
@@ -214,7 +215,7 @@ impl Tables<'_> {
     }
 
     /// An owner starts with every receiver available, so the states of the previous owner are dropped.
-    fn apply_receivers(&mut self, shard: ShardId, commit: &v1::Commit) -> Result<(), redb::Error> {
+    fn apply_receivers(&mut self, shard: ShardId, commit: &internal::Commit) -> Result<(), redb::Error> {
         if self.mark(EPOCH, shard)? != Some(commit.epoch) {
             self.marks.insert((EPOCH, shard.0), commit.epoch)?;
             self.receivers.retain_in((shard.0, &UID_MIN)..=(shard.0, &UID_MAX), |_, _| false)?;
@@ -233,7 +234,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_result(&mut self, shard: ShardId, result: &v1::CommandResult) -> Result<(), redb::Error> {
+    fn apply_result(&mut self, shard: ShardId, result: &internal::CommandResult) -> Result<(), redb::Error> {
         for item in result.items.iter().filter(|item| item.status() == CommandStatus::NotApplicable) {
             if let Some(uid) = uid_of(&item.subscription) {
                 self.refused.insert((shard.0, result.command, item.sequence, &uid), ())?;
@@ -242,9 +243,9 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn apply_change(&mut self, shard: ShardId, change: &v1::SubscriptionChange) -> Result<(), redb::Error> {
+    fn apply_change(&mut self, shard: ShardId, change: &internal::SubscriptionChange) -> Result<(), redb::Error> {
         let Some(uid) = uid_of(&change.subscription) else { return Ok(()) };
-        let mut state: v1::SubscriptionState = get(&self.subscriptions, (shard.0, &uid))?.unwrap_or_default();
+        let mut state: internal::SubscriptionState = get(&self.subscriptions, (shard.0, &uid))?.unwrap_or_default();
         apply_change(&mut state, change);
         if let Some(Change::Opened(opened)) = &change.change {
             self.name(&uid, &opened.name)?;
@@ -257,7 +258,7 @@ impl Tables<'_> {
     /// subscriptions, and lanes without later changes. A lane that was settled between the
     /// checkpoint's position and the chunk gets a row by this; its events have outcomes, so none is shown as pending,
     /// and its next commit corrects the row.
-    fn apply_chunk(&mut self, shard: ShardId, chunk: &v1::CheckpointChunk) -> Result<(), redb::Error> {
+    fn apply_chunk(&mut self, shard: ShardId, chunk: &internal::CheckpointChunk) -> Result<(), redb::Error> {
         for state in &chunk.subscriptions {
             let Some(uid) = uid_of(&state.subscription) else { continue };
             self.name(&uid, &state.name)?;
@@ -288,7 +289,12 @@ impl Tables<'_> {
 
     /// From the first checkpoint on whose position is within the part that was read, the state of earlier dead letters is
     /// known: they are open if it lists them.
-    fn apply_checkpoint_end(&mut self, shard: ShardId, end: &v1::CheckpointEnd, at_ms: i64) -> Result<(), redb::Error> {
+    fn apply_checkpoint_end(
+        &mut self,
+        shard: ShardId,
+        end: &internal::CheckpointEnd,
+        at_ms: i64,
+    ) -> Result<(), redb::Error> {
         let covers = self.mark(FIRST_READ, shard)?.is_some_and(|first| end.position.saturating_add(1) >= first);
         if covers && self.mark(CHECKPOINT, shard)?.is_none() {
             self.marks.insert((CHECKPOINT, shard.0), end.position)?;

@@ -8,7 +8,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, LaneState},
+    internal::{self, LaneState},
 };
 
 use crate::history::{
@@ -87,10 +87,10 @@ pub(in crate::history) fn backlogs(
     for (read, row) in view.lanes.range(("", &UID_MIN, 0)..)?.enumerate() {
         let (key, value) = row?;
         let (workflow, uid, _) = key.value();
-        let lane: v1::Lane = decode(value.value())?;
+        let lane: internal::Lane = decode(value.value())?;
         let Ok(id) = WorkflowId::new(workflow) else { continue };
         let shard = layout.shard_of(&id);
-        let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
+        let state: Option<internal::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
         if state.as_ref().is_some_and(|state| state.closed || lane.last < state.from) {
             continue;
         }
@@ -129,7 +129,12 @@ struct At<'v> {
 
 /// Adds the events of a lane. Numbers in a workflow are contiguous, so its ends say how many there are; if its first event is
 /// not near, the index says how many. `indexed` lanes have been counted by the index.
-fn count_lane(at: At<'_>, lane: &v1::Lane, indexed: &mut usize, backlog: &mut Backlog) -> Result<(), redb::Error> {
+fn count_lane(
+    at: At<'_>,
+    lane: &internal::Lane,
+    indexed: &mut usize,
+    backlog: &mut Backlog,
+) -> Result<(), redb::Error> {
     let At { view, subscriptions, shard, uid } = at;
     let workflow = lane.workflow_id.as_str();
     let from = if lane.unordered { lane.last } else { lane.next };
@@ -171,7 +176,7 @@ fn count_detached(
     uid: &Uid,
     backlogs: &mut Backlogs,
 ) -> Result<(), redb::Error> {
-    let state: Option<v1::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
+    let state: Option<internal::SubscriptionState> = get(&view.subscriptions, (shard.0, uid))?;
     let Some(next) = state.filter(|state| !state.closed).and_then(|state| state.detached) else { return Ok(()) };
     let unread = matched.saturating_add(1).saturating_sub(next);
     if unread == 0 {

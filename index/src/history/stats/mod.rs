@@ -13,7 +13,8 @@ use redb::ReadableTable as _;
 use weft_nats::{event::OWN_SOURCE, message::Stored};
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
-    v1::{self, OutcomeKind},
+    internal::{self, OutcomeKind},
+    v1,
 };
 
 use super::{
@@ -161,7 +162,7 @@ impl Tables<'_> {
     }
 
     /// Counts an outcome.
-    pub(super) fn count_outcome(&mut self, shard: ShardId, outcome: &v1::Outcome) -> Result<(), redb::Error> {
+    pub(super) fn count_outcome(&mut self, shard: ShardId, outcome: &internal::Outcome) -> Result<(), redb::Error> {
         let fact = Fact {
             subscription: outcome.subscription.clone(),
             outcome: outcome.kind,
@@ -176,7 +177,7 @@ impl Tables<'_> {
     }
 
     /// Counts an attempt.
-    pub(super) fn count_attempt(&mut self, shard: ShardId, attempt: &v1::Attempt) -> Result<(), redb::Error> {
+    pub(super) fn count_attempt(&mut self, shard: ShardId, attempt: &internal::Attempt) -> Result<(), redb::Error> {
         let fact = Fact {
             subscription: attempt.subscription.clone(),
             outcome: OutcomeKind::Unspecified.into(),

@@ -7,13 +7,13 @@ use super::*;
 #[test]
 fn a_range_outcome_shows_on_every_event_of_the_range() {
     let index = Index::new();
-    let expired = v1::Outcome {
+    let expired = internal::Outcome {
         from: 2,
         reason: v1::DeadLetterReason::Expired.into(),
         event_id: Vec::new(),
         ..outcome(BILLING, 4, 0, OutcomeKind::DeadLettered, 9_000)
     };
-    let commit_of = |outcomes| commit(1, v1::Commit { cursor: 5, outcomes, ..Default::default() });
+    let commit_of = |outcomes| commit(1, internal::Commit { cursor: 5, outcomes, ..Default::default() });
     let delivered = outcome(AUDIT, 3, 0, OutcomeKind::Delivered, 1);
     let first = outcome(BILLING, 1, 0, OutcomeKind::Delivered, 1);
     index.apply(&event_messages(1..=5));
@@ -57,7 +57,7 @@ fn expired_rows_leave() {
     assert_eq!(index.statuses(3..=4), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
     // An outcome that comes after its event has gone.
     let late = outcome(BILLING, 1, 0, OutcomeKind::Delivered, 1);
-    index.apply(&outcomes([commit(5, v1::Commit { cursor: 4, outcomes: vec![late], ..Default::default() })]));
+    index.apply(&outcomes([commit(5, internal::Commit { cursor: 4, outcomes: vec![late], ..Default::default() })]));
     sweep(5, 10, 6_001);
     assert_eq!([3, 4].map(is_known), [false, true]);
     assert!(index.dead_letter(3).is_none());

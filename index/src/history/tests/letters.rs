@@ -9,7 +9,8 @@ fn pages_of_dead_letters_hold_everything_once() {
     index.apply(&event_messages(1..=7));
     let dead = |number| outcome(BILLING, number, 0, OutcomeKind::DeadLettered, 5_000 + (number as i64 / 3));
     let outcomes_of_all = (1..=7).map(dead).collect();
-    index.apply(&outcomes([commit(1, v1::Commit { cursor: 7, outcomes: outcomes_of_all, ..Default::default() })]));
+    index
+        .apply(&outcomes([commit(1, internal::Commit { cursor: 7, outcomes: outcomes_of_all, ..Default::default() })]));
     let (view, subscriptions) = (index.view(), Subscriptions::of(&catalog("*", false)));
     let numbers = |filter: &DeadLetterFilter, limit: usize| {
         let (mut numbers, mut after) = (Vec::new(), None);
@@ -42,10 +43,11 @@ fn a_checkpoint_tells_which_old_dead_letters_are_open() {
     let copies = [copy(1, "billing", &dead(1)), copy(2, "billing", &dead(2))];
     index.apply(&copies.map(|message| (StreamKind::DeadLetters, message)));
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Open, DeadLetterStatus::Open]);
-    let open = v1::OpenDeadLetter { subscription: BILLING.to_vec(), sequence: 2, run: 0, at_ms: 1_000 };
-    let chunk =
-        |position, dead_letters| Record::Chunk(v1::CheckpointChunk { position, dead_letters, ..Default::default() });
-    let end = |position| Record::End(v1::CheckpointEnd { position, ..Default::default() });
+    let open = internal::OpenDeadLetter { subscription: BILLING.to_vec(), sequence: 2, run: 0, at_ms: 1_000 };
+    let chunk = |position, dead_letters| {
+        Record::Chunk(internal::CheckpointChunk { position, dead_letters, ..Default::default() })
+    };
+    let end = |position| Record::End(internal::CheckpointEnd { position, ..Default::default() });
     // The end of a checkpoint that was taken before the first record that is still kept: it may lack what lies between.
     index.apply(&outcomes([record(100, end(90))]));
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Open, DeadLetterStatus::Open]);
@@ -53,7 +55,7 @@ fn a_checkpoint_tells_which_old_dead_letters_are_open() {
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
     // Later checkpoints add nothing, and a dead letter whose outcome was read does not need them.
     index.apply(&outcomes([record(103, chunk(102, vec![open])), record(104, end(102))]));
-    index.apply(&outcomes([commit(105, v1::Commit { outcomes: vec![dead(3)], ..Default::default() })]));
+    index.apply(&outcomes([commit(105, internal::Commit { outcomes: vec![dead(3)], ..Default::default() })]));
     assert_eq!(index.statuses(1..=2), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
 }
 
@@ -63,21 +65,22 @@ fn a_dead_letter_says_why_it_has_no_copy() {
     let index = Index::new();
     let dead = outcome(BILLING, 3, 0, OutcomeKind::DeadLettered, 5_000);
     let missing = || index.dead_letter(3).unwrap().copy_missing;
-    let says = |seq, kind: v1::CopyStateKind| {
-        let state = v1::CopyState { outcome: Some(dead.clone()), kind: kind.into(), problem: "too large".into() };
-        index.apply(&outcomes([commit(seq, v1::Commit { cursor: 3, copies: vec![state], ..Default::default() })]));
+    let says = |seq, kind: internal::CopyStateKind| {
+        let state = internal::CopyState { outcome: Some(dead.clone()), kind: kind.into(), problem: "too large".into() };
+        index
+            .apply(&outcomes([commit(seq, internal::Commit { cursor: 3, copies: vec![state], ..Default::default() })]));
     };
     index.apply(&event_messages(1..=3));
     let subscriptions = vec![opened(BILLING, "billing")];
-    let first = v1::Commit { cursor: 3, subscriptions, outcomes: vec![dead.clone()], ..Default::default() };
+    let first = internal::Commit { cursor: 3, subscriptions, outcomes: vec![dead.clone()], ..Default::default() };
     index.apply(&outcomes([commit(1, first)]));
     assert_eq!(missing(), "it waits to be made");
-    says(2, v1::CopyStateKind::Refused);
+    says(2, internal::CopyStateKind::Refused);
     assert_eq!(missing(), "DLQ refuses it: too large");
     // DLQ accepts a copy without payload.
     index.apply(&[(StreamKind::DeadLetters, copy(1, "billing", &dead))]);
     assert_eq!(missing(), "DLQ refuses it: too large");
-    says(3, v1::CopyStateKind::Stored);
+    says(3, internal::CopyStateKind::Stored);
     assert_eq!(missing(), "");
 }
 
@@ -86,12 +89,12 @@ fn a_dead_letter_says_why_it_has_no_copy() {
 fn the_newest_decision_of_an_operator_stands() {
     let index = Index::new();
     index.apply(&event_messages(1..=4));
-    let command = |seq: u64, action: v1::command::Action| {
-        let command = v1::Command { request_id: format!("r{seq}"), action: Some(action), ..Default::default() };
+    let command = |seq: u64, action: internal::command::Action| {
+        let command = internal::Command { request_id: format!("r{seq}"), action: Some(action), ..Default::default() };
         (StreamKind::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
     };
-    let close = || v1::command::Action::Close(v1::CloseDeadLetters::default());
-    let replay = || v1::command::Action::Replay(v1::ReplayEvents::default());
+    let close = || internal::command::Action::Close(internal::CloseDeadLetters::default());
+    let replay = || internal::command::Action::Replay(internal::ReplayEvents::default());
     index.apply(&[command(5, close()), command(6, replay()), command(7, replay())]);
     let dead = |number| outcome(BILLING, number, 0, OutcomeKind::DeadLettered, 5_000);
     let settled = |number, run, kind| outcome(BILLING, number, run, kind, 6_000);
@@ -108,7 +111,8 @@ fn the_newest_decision_of_an_operator_stands() {
         settled(4, 0, OutcomeKind::Delivered),
         settled(4, 7, OutcomeKind::Discarded),
     ];
-    index.apply(&outcomes([commit(1, v1::Commit { cursor: 4, outcomes: outcomes_of_all, ..Default::default() })]));
+    index
+        .apply(&outcomes([commit(1, internal::Commit { cursor: 4, outcomes: outcomes_of_all, ..Default::default() })]));
     let items: Vec<_> =
         (1..=5).map(|seq| CommandItem { shard: SHARD, seq: StreamSeq(seq), uid: BILLING, run: Run::LIVE }).collect();
     let decisions = requests::decisions(&index.view(), &items).unwrap();
@@ -126,7 +130,7 @@ fn a_skip_has_operator_and_reason() {
         ("", "ann", "a: b"),
         ("", "ann", ""),
     ] {
-        let outcome = v1::Outcome {
+        let outcome = internal::Outcome {
             reason: v1::DeadLetterReason::Skipped.into(),
             operator: stored.into(),
             last_error: weft_nats::commands::skip_error(operator, reason),

@@ -29,10 +29,10 @@ fn message(seq: u64) -> (StreamKind, Stored) {
     (StreamKind::Events(SHARD), stored(seq, outgoing.subject, outgoing.headers, Vec::new()))
 }
 
-fn of(uid: SubscriptionUid, seq: u64, run: u64, kind: OutcomeKind) -> v1::Outcome {
+fn of(uid: SubscriptionUid, seq: u64, run: u64, kind: OutcomeKind) -> internal::Outcome {
     let event = listed(seq);
     let subscription = if kind == OutcomeKind::Unrouted { Vec::new() } else { uid.to_vec() };
-    v1::Outcome {
+    internal::Outcome {
         subscription,
         workflow_id: event.workflow.as_str().to_owned(),
         event_id: event.id.to_vec(),
@@ -40,8 +40,8 @@ fn of(uid: SubscriptionUid, seq: u64, run: u64, kind: OutcomeKind) -> v1::Outcom
     }
 }
 
-fn failed(uid: SubscriptionUid, seq: u64, run: u64) -> v1::Attempt {
-    v1::Attempt { event_id: listed(seq).id.to_vec(), ..attempt(uid, seq, run, 1, 5_000) }
+fn failed(uid: SubscriptionUid, seq: u64, run: u64) -> internal::Attempt {
+    internal::Attempt { event_id: listed(seq).id.to_vec(), ..attempt(uid, seq, run, 1, 5_000) }
 }
 
 /// All sequences of the pages of a query, `limit` a page.
@@ -126,13 +126,13 @@ proptest! {
     ) {
         let seqs: Vec<u64> = (first..first + ends.len() as u64).collect();
         let events: Vec<_> = seqs.iter().map(|seq| message(*seq)).collect();
-        let mut commits = vec![v1::Commit {
+        let mut commits = vec![internal::Commit {
             cursor: seqs[30],
             subscriptions: vec![opened(BILLING, "billing"), opened(AUDIT, "audit")],
             ..Default::default()
         }];
         for (seq, (end, later)) in seqs.iter().zip(&ends) {
-            let mut commit = v1::Commit { cursor: seqs[30], ..Default::default() };
+            let mut commit = internal::Commit { cursor: seqs[30], ..Default::default() };
             match end {
                 0 => {}
                 1 => commit.attempts.push(failed(BILLING, *seq, 0)),
@@ -149,7 +149,7 @@ proptest! {
             commits.push(commit);
             // A redrive that runs, or one that has ended.
             if *end > 2 && *later > 0 {
-                let mut commit = v1::Commit { cursor: seqs[30], ..Default::default() };
+                let mut commit = internal::Commit { cursor: seqs[30], ..Default::default() };
                 commit.attempts.push(failed(BILLING, *seq, 90));
                 if *later == 2 {
                     commit.outcomes.push(of(BILLING, *seq, 90, [OutcomeKind::Delivered, OutcomeKind::Resolved][usize::from(*end) % 2]));

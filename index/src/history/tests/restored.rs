@@ -13,7 +13,7 @@ fn event_in_place_of(lost: u64, number: u64) -> (StreamKind, Stored) {
 #[test]
 fn outcomes_of_a_lost_event_are_not_those_of_the_event_in_its_place() {
     let dead = outcome(BILLING, 3, 0, OutcomeKind::DeadLettered, 6_000);
-    let settled = v1::Commit {
+    let settled = internal::Commit {
         cursor: 4,
         attempts: vec![attempt(BILLING, 4, 0, 1, 5_000)],
         outcomes: vec![
@@ -45,19 +45,24 @@ fn outcomes_of_a_lost_event_are_not_those_of_the_event_in_its_place() {
 #[test]
 fn an_adoption_removes_what_became_of_lost_events() {
     let dead = |number| outcome(BILLING, number, 0, OutcomeKind::DeadLettered, 6_000);
-    let settled = v1::Commit {
+    let settled = internal::Commit {
         cursor: 4,
         subscriptions: vec![opened(BILLING, "billing")],
         attempts: vec![attempt(BILLING, 2, 0, 1, 0), attempt(BILLING, 4, 0, 1, 5_000)],
         outcomes: vec![dead(1), dead(2), outcome(BILLING, 3, 0, OutcomeKind::Delivered, 7_000)],
-        lanes: vec![lane(BILLING, 4, 4, v1::LaneState::Open)],
+        lanes: vec![lane(BILLING, 4, 4, internal::LaneState::Open)],
         at_ms: 8_000,
         ..Default::default()
     };
-    let adopts = v1::Commit { cursor: 1, at_ms: 9_000, adopted: Some(v1::Adoption::default()), ..Default::default() };
-    let delivered = v1::Commit {
+    let adopts = internal::Commit {
+        cursor: 1,
+        at_ms: 9_000,
+        adopted: Some(internal::Adoption::default()),
+        ..Default::default()
+    };
+    let delivered = internal::Commit {
         cursor: 2,
-        outcomes: vec![v1::Outcome {
+        outcomes: vec![internal::Outcome {
             event_id: event_id(20).to_vec(),
             ..outcome(BILLING, 2, 0, OutcomeKind::Delivered, 9_500)
         }],

@@ -103,12 +103,12 @@ fn minutes_leave_after_eight_days() {
 fn a_backlog_counts_the_events_of_lanes_and_knows_the_oldest() {
     let index = Index::new();
     apply(&index, &event_messages(1..=9));
-    let blocked = v1::Lane { attempts: 1, ..lane(BILLING, 3, 9, v1::LaneState::Blocked) };
-    let own = v1::SubscriptionChange {
-        change: Some(v1::subscription_change::Change::Detached(v1::Detached { next: 5 })),
+    let blocked = internal::Lane { attempts: 1, ..lane(BILLING, 3, 9, internal::LaneState::Blocked) };
+    let own = internal::SubscriptionChange {
+        change: Some(internal::subscription_change::Change::Detached(internal::Detached { next: 5 })),
         ..opened(AUDIT, "audit")
     };
-    let commit_of = v1::Commit {
+    let commit_of = internal::Commit {
         cursor: 9,
         subscriptions: vec![opened(BILLING, "billing"), opened(AUDIT, "audit"), own],
         lanes: vec![blocked],

@@ -9,9 +9,9 @@ fn what_is_not_settled_waits_in_its_lane() {
     let of = |catalog: &Snapshot, number| index.event(catalog, number).unwrap().status.as_str().to_owned();
     let taking = catalog("order.*", false);
     assert_eq!(of(&taking, 1), "pending", "not matched yet");
-    let failing = v1::Commit {
+    let failing = internal::Commit {
         cursor: 3,
-        lanes: vec![lane(BILLING, 1, 2, v1::LaneState::Open)],
+        lanes: vec![lane(BILLING, 1, 2, internal::LaneState::Open)],
         attempts: vec![attempt(BILLING, 1, 0, 1, 60_000)],
         ..Default::default()
     };
@@ -23,14 +23,20 @@ fn what_is_not_settled_waits_in_its_lane() {
     assert_eq!([of(&catalog("order.*", true), 1), of(&catalog("order.*", true), 2)], ["paused", "paused"]);
     assert_eq!(index.event(&catalog("stock.*", false), 2).unwrap().deliveries, []);
 
-    let blocked =
-        v1::Commit { lanes: vec![lane(BILLING, 1, 2, v1::LaneState::Blocked)], cursor: 4, ..Default::default() };
+    let blocked = internal::Commit {
+        lanes: vec![lane(BILLING, 1, 2, internal::LaneState::Blocked)],
+        cursor: 4,
+        ..Default::default()
+    };
     index.apply(&outcomes([commit(2, blocked)]));
     assert_eq!([of(&taking, 1), of(&taking, 2)], ["blocked", "pending"]);
 
-    let closed = v1::subscription_change::Change::Closed(v1::Closed { up_to: 4, ..Default::default() });
-    let closed = v1::SubscriptionChange { subscription: BILLING.to_vec(), change: Some(closed), catalog: None };
-    index.apply(&outcomes([commit(3, v1::Commit { subscriptions: vec![closed], cursor: 4, ..Default::default() })]));
+    let closed = internal::subscription_change::Change::Closed(internal::Closed { up_to: 4, ..Default::default() });
+    let closed = internal::SubscriptionChange { subscription: BILLING.to_vec(), change: Some(closed), catalog: None };
+    index.apply(&outcomes([commit(
+        3,
+        internal::Commit { subscriptions: vec![closed], cursor: 4, ..Default::default() },
+    )]));
     let gone = Snapshot::default();
     assert_eq!([of(&gone, 1), of(&gone, 2)], ["discarded", "discarded"]);
 }
@@ -41,12 +47,15 @@ fn what_is_not_ordered_waits_each_in_a_lane_of_its_own() {
     let index = Index::new();
     index.apply(&event_messages(1..=4));
     let of = |number| index.event(&catalog("order.*", false), number).unwrap().status.as_str().to_owned();
-    let own = |number, state| v1::Lane { unordered: true, ..lane(BILLING, number, number, state) };
-    let lanes =
-        vec![own(1, v1::LaneState::Blocked), own(3, v1::LaneState::Open), lane(BILLING, 4, 4, v1::LaneState::Open)];
-    let delivered = v1::Outcome { unordered: true, ..outcome(BILLING, 2, 0, OutcomeKind::Delivered, 5_000) };
+    let own = |number, state| internal::Lane { unordered: true, ..lane(BILLING, number, number, state) };
+    let lanes = vec![
+        own(1, internal::LaneState::Blocked),
+        own(3, internal::LaneState::Open),
+        lane(BILLING, 4, 4, internal::LaneState::Open),
+    ];
+    let delivered = internal::Outcome { unordered: true, ..outcome(BILLING, 2, 0, OutcomeKind::Delivered, 5_000) };
     let attempts = vec![attempt(BILLING, 1, 0, 1, 0), attempt(BILLING, 3, 0, 1, 60_000)];
-    let first = v1::Commit { cursor: 4, lanes, attempts, outcomes: vec![delivered], ..Default::default() };
+    let first = internal::Commit { cursor: 4, lanes, attempts, outcomes: vec![delivered], ..Default::default() };
     index.apply(&outcomes([commit(1, first)]));
     assert_eq!([1, 2, 3, 4].map(of), ["blocked", "delivered", "retrying", "pending"]);
 
@@ -66,15 +75,15 @@ fn what_is_not_ordered_waits_each_in_a_lane_of_its_own() {
     }
     assert_eq!(seen, [(4, "open"), (1, "blocked"), (3, "open")], "each once");
 
-    let settled = v1::Outcome { unordered: true, ..outcome(BILLING, 1, 0, OutcomeKind::DeadLettered, 6_000) };
-    let paused = v1::Lane { paused: true, ..lane(BILLING, 4, 4, v1::LaneState::Open) };
-    let second = v1::Commit { cursor: 4, lanes: vec![paused], outcomes: vec![settled], ..Default::default() };
+    let settled = internal::Outcome { unordered: true, ..outcome(BILLING, 1, 0, OutcomeKind::DeadLettered, 6_000) };
+    let paused = internal::Lane { paused: true, ..lane(BILLING, 4, 4, internal::LaneState::Open) };
+    let second = internal::Commit { cursor: 4, lanes: vec![paused], outcomes: vec![settled], ..Default::default() };
     index.apply(&outcomes([commit(2, second)]));
     assert_eq!([1, 2, 3, 4].map(of), ["dead_lettered", "delivered", "paused", "paused"]);
 }
 
-fn receiver(uid: SubscriptionUid, condition: v1::ReceiverCondition) -> v1::ReceiverState {
-    v1::ReceiverState {
+fn receiver(uid: SubscriptionUid, condition: v1::ReceiverCondition) -> internal::ReceiverState {
+    internal::ReceiverState {
         subscription: uid.to_vec(),
         condition: condition.into(),
         since_ms: 7_000,
@@ -90,9 +99,12 @@ fn receivers_that_are_away_or_held_are_listed_and_their_lanes_say_so() {
     let index = Index::new();
     let subscriptions = Subscriptions::of(&catalog("*", false));
     index.apply(&event_messages(1..=1));
-    let say = |seq, epoch, receivers: Vec<v1::ReceiverState>| {
-        let lanes = vec![lane(BILLING, 1, 1, v1::LaneState::Open)];
-        index.apply(&outcomes([commit(seq, v1::Commit { epoch, receivers, lanes, cursor: 1, ..Default::default() })]));
+    let say = |seq, epoch, receivers: Vec<internal::ReceiverState>| {
+        let lanes = vec![lane(BILLING, 1, 1, internal::LaneState::Open)];
+        index.apply(&outcomes([commit(
+            seq,
+            internal::Commit { epoch, receivers, lanes, cursor: 1, ..Default::default() },
+        )]));
         let view = index.view();
         let listed: Vec<_> = receivers::all(&view).unwrap().iter().map(ReceiverHistory::state).collect();
         let page = lanes::page(&view, &subscriptions, LAYOUT, &LaneFilter::default(), None, 10).unwrap();
@@ -110,18 +122,18 @@ fn receivers_that_are_away_or_held_are_listed_and_their_lanes_say_so() {
 #[test]
 fn a_paused_lane_says_who_paused_it_and_why() {
     let order = |seq: u64, workflow: &str, reason: &str| {
-        let order = v1::LaneOrder {
+        let order = internal::LaneOrder {
             subscription: BILLING.to_vec(),
             workflow_id: workflow.into(),
-            action: v1::LaneAction::Pause.into(),
+            action: internal::LaneAction::Pause.into(),
             ..Default::default()
         };
-        let command = v1::Command {
+        let command = internal::Command {
             request_id: format!("pause-{seq}"),
             operator: format!("operator-{seq}"),
             reason: reason.into(),
             at_ms: seq as i64 * 1_000,
-            action: Some(v1::command::Action::Lane(order)),
+            action: Some(internal::command::Action::Lane(order)),
         };
         (StreamKind::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
     };
@@ -129,9 +141,9 @@ fn a_paused_lane_says_who_paused_it_and_why() {
     index.apply(&event_messages(1..=1));
     index.apply(&[order(1, "order-1", "old"), order(2, "order-1", "dispute"), order(3, "order-1", "again")]);
     index.apply(&[order(4, "order-2", "other lane"), order(5, "order-1", "not carried out yet")]);
-    let paused = v1::Lane { paused: true, ..lane(BILLING, 1, 1, v1::LaneState::Open) };
+    let paused = internal::Lane { paused: true, ..lane(BILLING, 1, 1, internal::LaneState::Open) };
     let refused = results(3, 0, CommandStatus::NotApplicable);
-    let first = v1::Commit {
+    let first = internal::Commit {
         cursor: 1,
         commands_cursor: 4,
         lanes: vec![paused],
@@ -152,23 +164,23 @@ fn a_paused_lane_says_who_paused_it_and_why() {
     let running = catalog("*", false);
     assert_eq!(pause(&running), by(2, "dispute", false));
 
-    let open = v1::Commit {
+    let open = internal::Commit {
         cursor: 1,
         commands_cursor: 4,
-        lanes: vec![lane(BILLING, 1, 1, v1::LaneState::Open)],
+        lanes: vec![lane(BILLING, 1, 1, internal::LaneState::Open)],
         ..Default::default()
     };
     index.apply(&outcomes([commit(2, open)]));
     assert_eq!(pause(&running), None);
     let edit = |seq: u64, reason: &str| {
-        let change = v1::CatalogChange { action: "paused".into(), ..Default::default() };
-        let edit = v1::CatalogEdit { name: "billing".into(), changes: vec![change], ..Default::default() };
-        let command = v1::Command {
+        let change = internal::CatalogChange { action: "paused".into(), ..Default::default() };
+        let edit = internal::CatalogEdit { name: "billing".into(), changes: vec![change], ..Default::default() };
+        let command = internal::Command {
             request_id: format!("pause-{seq}"),
             operator: format!("operator-{seq}"),
             reason: reason.into(),
             at_ms: seq as i64 * 1_000,
-            action: Some(v1::command::Action::Catalog(edit)),
+            action: Some(internal::command::Action::Catalog(edit)),
         };
         (StreamKind::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
     };

@@ -70,13 +70,16 @@ impl World {
         let mut progress = self.running.swap_remove(index);
         let ends = progress.chunks > 0 && self.random.random_range(0..3) == 0;
         let stored = if ends {
-            let end = v1::CheckpointEnd { chunks: progress.chunks, ..Default::default() };
+            let end = internal::CheckpointEnd { chunks: progress.chunks, ..Default::default() };
             progress.writer.end(end).await
         } else {
-            let state = v1::SubscriptionState { name: progress.name.clone(), ..Default::default() };
+            let state = internal::SubscriptionState { name: progress.name.clone(), ..Default::default() };
             let index = progress.chunks;
             progress.chunks += 1;
-            progress.writer.chunk(v1::CheckpointChunk { index, subscriptions: vec![state], ..Default::default() }).await
+            progress
+                .writer
+                .chunk(internal::CheckpointChunk { index, subscriptions: vec![state], ..Default::default() })
+                .await
         };
         match stored {
             Ok(()) if !ends => self.running.push(progress),

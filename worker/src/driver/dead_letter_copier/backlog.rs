@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use weft_nats::{backoff::Backoff, event::StoredEvent};
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 /// Copies of one subscription in memory: some seconds of work while the log is available.
@@ -42,7 +42,7 @@ const FAILURES_SHOWN: u32 = 3;
 pub struct PendingCopy {
     /// The OUTCOMES sequence of the commit that made the dead letter.
     pub position: u64,
-    pub outcome: v1::Outcome,
+    pub outcome: internal::Outcome,
     /// `None`: it is read from the log.
     pub event: Option<Arc<StoredEvent>>,
     /// How often it has been refused.
@@ -55,8 +55,8 @@ pub type DeadLetterId = (SubscriptionUid, StreamSeq, Run);
 /// A copy that DLQ refuses, such as for its size.
 #[derive(Debug, Clone)]
 struct Refused {
-    state: v1::CopyState,
-    outcome: v1::Outcome,
+    state: internal::CopyState,
+    outcome: internal::Outcome,
     try_at: Instant,
 }
 
@@ -79,7 +79,7 @@ pub enum CopyJob {
     /// Make a copy, the only one of its subscription under way.
     Copy(SubscriptionUid, PendingCopy),
     /// Try a refused copy again.
-    Retry(DeadLetterId, v1::Outcome),
+    Retry(DeadLetterId, internal::Outcome),
     /// Read commits of OUTCOMES with missing copies.
     Read { from: u64, through: u64 },
     /// Wait until this time, or until another job ends or a commit is added.
@@ -135,7 +135,7 @@ pub struct CopyProblems {
     /// Subscriptions whose copies fail, and the error.
     pub failing: Vec<(SubscriptionUid, String)>,
     /// Refused copies.
-    pub refused: Vec<v1::CopyState>,
+    pub refused: Vec<internal::CopyState>,
 }
 
 /// The copies of one shard.
@@ -150,7 +150,7 @@ pub struct Backlog {
     end: u64,
     refused: BTreeMap<DeadLetterId, Refused>,
     /// Copies that the next commit records.
-    news: Vec<v1::CopyState>,
+    news: Vec<internal::CopyState>,
     reading: bool,
     retrying: bool,
     /// The subscription that had the last turn.
@@ -159,7 +159,7 @@ pub struct Backlog {
 
 impl Backlog {
     /// A backlog at `end` of OUTCOMES: copies are made up to `copied`, but for those that are recorded as refused.
-    pub fn new(copied: u64, end: u64, refused: Vec<v1::CopyState>, now: Instant) -> Self {
+    pub fn new(copied: u64, end: u64, refused: Vec<internal::CopyState>, now: Instant) -> Self {
         let refused = refused.into_iter().filter_map(|state| {
             let outcome = state.outcome.clone()?;
             Some((dead_letter_id(&outcome)?, Refused { state, outcome, try_at: now }))
@@ -179,7 +179,7 @@ impl Backlog {
     }
 
     /// A commit is stored; `events` are those of its dead letters that are in memory.
-    pub fn add(&mut self, position: u64, commit: &v1::Commit, events: Vec<Arc<StoredEvent>>) {
+    pub fn add(&mut self, position: u64, commit: &internal::Commit, events: Vec<Arc<StoredEvent>>) {
         self.end = self.end.max(position);
         self.close(commit);
         if self.unread.is_some() {
@@ -190,7 +190,7 @@ impl Backlog {
     }
 
     /// Commits of `from..=known`, read for a [`CopyJob::Read`].
-    pub fn read(&mut self, from: u64, known: u64, commits: &[(u64, v1::Commit)]) {
+    pub fn read(&mut self, from: u64, known: u64, commits: &[(u64, internal::Commit)]) {
         self.reading = false;
         let unread = self.unread;
         let wanted: BTreeMap<SubscriptionUid, u64> =
@@ -210,7 +210,7 @@ impl Backlog {
                 Some(from) => from <= position,
                 None => is_unread,
             };
-            let outcomes: Vec<v1::Outcome> = commit
+            let outcomes: Vec<internal::Outcome> = commit
                 .outcomes
                 .iter()
                 .filter(|outcome| SubscriptionUid::from_slice(&outcome.subscription).is_some_and(|uid| is_wanted(&uid)))
@@ -231,7 +231,7 @@ impl Backlog {
     fn take(
         &mut self,
         position: u64,
-        outcomes: &[v1::Outcome],
+        outcomes: &[internal::Outcome],
         events: &HashMap<u64, Arc<StoredEvent>>,
         may_take: impl Fn(&Queue) -> bool,
     ) {
@@ -265,14 +265,14 @@ impl Backlog {
     }
 
     /// Dead letters that a commit has closed need no copy any more; those that it makes again get another one.
-    fn close(&mut self, commit: &v1::Commit) {
-        use v1::subscription_change::Change;
+    fn close(&mut self, commit: &internal::Commit) {
+        use internal::subscription_change::Change;
         if self.refused.is_empty() {
             return;
         }
         for outcome in &commit.outcomes {
             let Some(uid) = SubscriptionUid::from_slice(&outcome.subscription) else { continue };
-            if outcome.run != 0 || outcome.kind() == v1::OutcomeKind::DeadLettered {
+            if outcome.run != 0 || outcome.kind() == internal::OutcomeKind::DeadLettered {
                 let seq = StreamSeq(outcome.sequence);
                 self.refused.retain(|(of, at, _), _| (*of, *at) != (uid, seq));
             }
@@ -331,7 +331,7 @@ impl Backlog {
     }
 
     /// The result of making a subscription's copy, at `now`. Returns the record of a copy that was refused too often.
-    pub fn made(&mut self, uid: SubscriptionUid, made: CopyResult, now: Instant) -> Option<v1::CopyState> {
+    pub fn made(&mut self, uid: SubscriptionUid, made: CopyResult, now: Instant) -> Option<internal::CopyState> {
         let refused_max = self.refused.len() >= REFUSED_MAX;
         let queue = self.queues.get_mut(&uid)?;
         queue.under_way = false;
@@ -359,7 +359,11 @@ impl Backlog {
             self.queues.remove(&uid);
         }
         let problem = given_up?;
-        let state = v1::CopyState { outcome: Some(outcome.clone()), kind: v1::CopyStateKind::Refused.into(), problem };
+        let state = internal::CopyState {
+            outcome: Some(outcome.clone()),
+            kind: internal::CopyStateKind::Refused.into(),
+            problem,
+        };
         let refused = Refused { state: state.clone(), outcome, try_at: now + REFUSED_PAUSE };
         self.refused.insert(dead_letter_id(&refused.outcome)?, refused);
         self.news.push(state.clone());
@@ -371,20 +375,20 @@ impl Backlog {
         self.retrying = false;
         let Some(refused) = self.refused.get_mut(&place) else { return };
         let kind = match made {
-            CopyResult::Stored => v1::CopyStateKind::Stored,
-            CopyResult::Lost => v1::CopyStateKind::Lost,
+            CopyResult::Stored => internal::CopyStateKind::Stored,
+            CopyResult::Lost => internal::CopyStateKind::Lost,
             CopyResult::Refused(_) | CopyResult::Failed(_) => {
                 refused.try_at = now + REFUSED_PAUSE;
                 return;
             }
         };
-        let state = v1::CopyState { kind: kind.into(), problem: String::new(), ..refused.state.clone() };
+        let state = internal::CopyState { kind: kind.into(), problem: String::new(), ..refused.state.clone() };
         self.refused.remove(&place);
         self.news.push(state);
     }
 
     /// The sequence of [`copied`](Self::copied), and the copies that the commit with it must record: the two belong together.
-    pub fn progress(&mut self) -> (u64, Vec<v1::CopyState>) {
+    pub fn progress(&mut self) -> (u64, Vec<internal::CopyState>) {
         (self.copied(), std::mem::take(&mut self.news))
     }
 
@@ -447,13 +451,13 @@ impl Queue {
 }
 
 /// Whether a dead letter has a copy: lost ranges of events, and runs whose payload is no longer kept, have none.
-fn has_copy(outcome: &v1::Outcome) -> bool {
+fn has_copy(outcome: &internal::Outcome) -> bool {
     let is_gone = outcome.reason() == v1::DeadLetterReason::Expired && outcome.run != Run::LIVE.0;
-    outcome.kind() == v1::OutcomeKind::DeadLettered && outcome.from == 0 && !is_gone
+    outcome.kind() == internal::OutcomeKind::DeadLettered && outcome.from == 0 && !is_gone
 }
 
 /// The identity of a dead letter; `None` when its outcome names no subscription.
-fn dead_letter_id(outcome: &v1::Outcome) -> Option<DeadLetterId> {
+fn dead_letter_id(outcome: &internal::Outcome) -> Option<DeadLetterId> {
     let uid = SubscriptionUid::from_slice(&outcome.subscription)?;
     Some((uid, StreamSeq(outcome.sequence), Run(outcome.run)))
 }

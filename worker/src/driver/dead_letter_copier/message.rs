@@ -10,11 +10,11 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{Run, ShardId, StreamSeq, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 /// The copy of an event for a subscription of this name; `None` when its outcome names no subscription.
-pub(super) fn copy(name: &str, outcome: &v1::Outcome, event: &StoredEvent) -> Option<Outgoing> {
+pub(super) fn copy(name: &str, outcome: &internal::Outcome, event: &StoredEvent) -> Option<Outgoing> {
     let uid = SubscriptionUid::from_slice(&outcome.subscription)?;
     let workflow = &event.event.workflow;
     let mut headers = event.event.encode(Layout::new(1)).headers;

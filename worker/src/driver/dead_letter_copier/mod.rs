@@ -25,7 +25,7 @@ use weft_nats::{
 };
 use weft_proto::{
     ids::{EventId, StreamSeq, SubscriptionUid, WorkflowId},
-    v1::{self, outcome_record::Record},
+    internal::{self, outcome_record::Record},
 };
 use weft_role::sleep_until;
 
@@ -118,8 +118,8 @@ impl DeadLetterCopier {
         copied: u64,
         end: StreamSeq,
         cursor: StreamSeq,
-        refused: Vec<v1::CopyState>,
-        subscriptions: Vec<v1::SubscriptionState>,
+        refused: Vec<internal::CopyState>,
+        subscriptions: Vec<internal::SubscriptionState>,
     ) -> Self {
         let backlog = Backlog::new(copied, end.0, refused, Instant::now());
         let names = Arc::new(Mutex::new(Names::new(subscriptions)));
@@ -134,7 +134,7 @@ impl DeadLetterCopier {
     }
 
     /// A commit is stored: copies its dead letters. `events` are those of their events that are in memory.
-    pub fn add(&self, position: StreamSeq, commit: &v1::Commit, events: Vec<Arc<StoredEvent>>) {
+    pub fn add(&self, position: StreamSeq, commit: &internal::Commit, events: Vec<Arc<StoredEvent>>) {
         self.shared.lock_names().add(commit);
         self.shared.lock().add(position.0, commit, events);
         if !commit.outcomes.is_empty() {
@@ -144,7 +144,7 @@ impl DeadLetterCopier {
 
     /// OUTCOMES sequence up to which every dead letter has its copy or is recorded as refused, and the copies that the commit
     /// with it must record.
-    pub fn progress(&self) -> (u64, Vec<v1::CopyState>) {
+    pub fn progress(&self) -> (u64, Vec<internal::CopyState>) {
         self.shared.lock().progress()
     }
 
@@ -164,7 +164,7 @@ impl DeadLetterCopier {
 enum Ended {
     Made(SubscriptionUid, CopyResult),
     Retried(DeadLetterId, CopyResult),
-    Read { from: u64, known: u64, commits: Vec<(u64, v1::Commit)> },
+    Read { from: u64, known: u64, commits: Vec<(u64, internal::Commit)> },
 }
 
 /// The task that makes copies.
@@ -209,7 +209,7 @@ impl Task {
         while jobs.len() < CONCURRENCY {
             let log = self.log.clone();
             let job = self.shared.lock().next(Instant::now());
-            let name_of = |outcome: &v1::Outcome| {
+            let name_of = |outcome: &internal::Outcome| {
                 let uid = SubscriptionUid::from_slice(&outcome.subscription);
                 uid.map(|uid| name(&self.shared, &self.catalog, uid)).unwrap_or_default()
             };
@@ -267,7 +267,7 @@ fn name(shared: &Shared, catalog: &watch::Receiver<Arc<Snapshot>>, uid: Subscrip
 }
 
 /// Commits in `from..=through` of OUTCOMES, and the sequence up to which they are complete.
-async fn read(log: &Log, from: u64, through: u64) -> (u64, Vec<(u64, v1::Commit)>) {
+async fn read(log: &Log, from: u64, through: u64) -> (u64, Vec<(u64, internal::Commit)>) {
     let stream = log.layout.outcomes_stream(log.shard);
     let read = log.range(&stream, ">", StreamSeq(from), StreamSeq(through), READ).await;
     let commits = read.messages.iter().filter_map(|message| match decode(message)? {
@@ -281,7 +281,7 @@ async fn read(log: &Log, from: u64, through: u64) -> (u64, Vec<(u64, v1::Commit)
 async fn make(
     log: &Log,
     name: &str,
-    outcome: &v1::Outcome,
+    outcome: &internal::Outcome,
     event: Option<Arc<StoredEvent>>,
     is_last_try: bool,
 ) -> CopyResult {
@@ -329,7 +329,7 @@ async fn store(log: &Log, copy: &Outgoing) -> CopyResult {
 }
 
 /// The event of a dead letter: in EVENTS, or an earlier copy of it.
-async fn find(log: &Log, outcome: &v1::Outcome) -> Option<Arc<StoredEvent>> {
+async fn find(log: &Log, outcome: &internal::Outcome) -> Option<Arc<StoredEvent>> {
     let workflow = WorkflowId::new(outcome.workflow_id.as_str()).ok()?;
     let event_id = EventId::from_slice(&outcome.event_id)?;
     let seq = StreamSeq(outcome.sequence);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use weft_catalog::Snapshot;
 use weft_proto::{
     ids::SubscriptionUid,
-    v1::{self, subscription_change::Change},
+    internal::{self, subscription_change::Change},
 };
 
 /// Names by uid, from the commits up to now.
@@ -19,7 +19,7 @@ pub(super) struct Names {
 
 impl Names {
     /// The names of the ledger's subscriptions, closed ones included.
-    pub fn new(states: Vec<v1::SubscriptionState>) -> Self {
+    pub fn new(states: Vec<internal::SubscriptionState>) -> Self {
         let mut names = Self::default();
         for state in states {
             names.note(&state.subscription, state.name);
@@ -28,7 +28,7 @@ impl Names {
     }
 
     /// Adds the names in a commit.
-    pub fn add(&mut self, commit: &v1::Commit) {
+    pub fn add(&mut self, commit: &internal::Commit) {
         for change in &commit.subscriptions {
             if let Some(Change::Opened(opened)) = &change.change {
                 self.note(&change.subscription, opened.name.clone());

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use weft_nats::commands::skip_error;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 use super::Lanes;
@@ -56,14 +56,14 @@ impl Lanes {
             }
         };
         let request_id = command.request_id.clone();
-        self.pending.result(v1::CommandResult { command: run.0, request_id, items });
+        self.pending.result(internal::CommandResult { command: run.0, request_id, items });
     }
 
     fn each(
         &mut self,
         items: &[RedriveItem],
         mut take: impl FnMut(&mut Self, &RedriveItem) -> bool,
-    ) -> Vec<v1::ItemResult> {
+    ) -> Vec<internal::ItemResult> {
         items.iter().map(|item| result(item.lane.subscription, item.seq, take(self, item))).collect()
     }
 
@@ -111,7 +111,7 @@ impl Lanes {
     fn close_dead_letter(
         &mut self,
         command: &Command,
-        kind: v1::OutcomeKind,
+        kind: internal::OutcomeKind,
         item: &RedriveItem,
         now: Timestamp,
     ) -> bool {
@@ -123,7 +123,7 @@ impl Lanes {
             return false;
         }
         let work = Work { lane, seq: item.seq, run: command.run };
-        let outcome = v1::Outcome {
+        let outcome = internal::Outcome {
             kind: kind.into(),
             event_id: item.event.to_vec(),
             at_ms: now.as_millisecond(),
@@ -247,8 +247,8 @@ impl Lanes {
     fn cancel_run(&mut self, command: &Command, key: &LaneKey, seq: StreamSeq, run: Run, now: Timestamp) {
         let Some(lane) = self.state.lanes.get_mut(key) else { return };
         let Some(pending) = lane.runs.remove(&(seq, run)) else { return };
-        let outcome = v1::Outcome {
-            kind: v1::OutcomeKind::Discarded.into(),
+        let outcome = internal::Outcome {
+            kind: internal::OutcomeKind::Discarded.into(),
             event_id: pending.event_id.to_vec(),
             attempts: pending.attempts.ended,
             at_ms: now.as_millisecond(),
@@ -266,7 +266,7 @@ fn is_head(lane: &Lane, head: HeadRef) -> bool {
     !lane.is_settled() && head.seq <= lane.last && (first == head.seq || is_unread)
 }
 
-fn result(subscription: SubscriptionUid, seq: StreamSeq, taken: bool) -> v1::ItemResult {
-    let status = if taken { v1::CommandStatus::Taken } else { v1::CommandStatus::NotApplicable };
-    v1::ItemResult { subscription: subscription.to_vec(), sequence: seq.0, status: status.into() }
+fn result(subscription: SubscriptionUid, seq: StreamSeq, taken: bool) -> internal::ItemResult {
+    let status = if taken { internal::CommandStatus::Taken } else { internal::CommandStatus::NotApplicable };
+    internal::ItemResult { subscription: subscription.to_vec(), sequence: seq.0, status: status.into() }
 }

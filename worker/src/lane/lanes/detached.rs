@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{StreamSeq, SubscriptionUid},
-    v1::{self, subscription_change::Change},
+    internal::{self, subscription_change::Change},
 };
 
 use super::Lanes;
@@ -134,8 +134,12 @@ impl Lanes {
                 "P3: readers join where they meet"
             );
             subscription.detached = None;
-            let change = Some(Change::Detached(v1::Detached { next: 0 }));
-            self.pending.subscription(v1::SubscriptionChange { subscription: uid.to_vec(), change, catalog: None });
+            let change = Some(Change::Detached(internal::Detached { next: 0 }));
+            self.pending.subscription(internal::SubscriptionChange {
+                subscription: uid.to_vec(),
+                change,
+                catalog: None,
+            });
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use jiff::Timestamp;
 use weft_proto::{
     ids::{EventId, Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 use super::Lanes;
@@ -196,7 +196,7 @@ impl Lanes {
     }
 
     /// Adds an outcome of a lane to the open commit and holds the lane until that is stored.
-    pub(super) fn record_outcome(&mut self, key: &LaneKey, outcome: v1::Outcome) {
+    pub(super) fn record_outcome(&mut self, key: &LaneKey, outcome: internal::Outcome) {
         if let Some(lane) = self.state.lanes.get_mut(key) {
             self.pending.hold(key, lane);
         }
@@ -207,7 +207,7 @@ impl Lanes {
     pub(super) fn trimmed(&mut self, through: StreamSeq, now: Timestamp) {
         let from = self.cursor.next();
         if from <= through {
-            let named = v1::Outcome { sequence: through.0, ..Default::default() };
+            let named = internal::Outcome { sequence: through.0, ..Default::default() };
             self.pending.outcome(lost_range(named, from, now), None);
             self.cursor = through;
         }
@@ -215,9 +215,9 @@ impl Lanes {
 }
 
 /// The outcome of everything from `from` to the sequence of `named`.
-fn lost_range(named: v1::Outcome, from: StreamSeq, now: Timestamp) -> v1::Outcome {
-    v1::Outcome {
-        kind: v1::OutcomeKind::DeadLettered.into(),
+fn lost_range(named: internal::Outcome, from: StreamSeq, now: Timestamp) -> internal::Outcome {
+    internal::Outcome {
+        kind: internal::OutcomeKind::DeadLettered.into(),
         reason: v1::DeadLetterReason::Expired.into(),
         from: from.0,
         at_ms: now.as_millisecond(),

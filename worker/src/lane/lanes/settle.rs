@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use weft_nats::event::{SCHEMA_INVALID, StoredEvent};
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
-    v1,
+    internal, v1,
 };
 
 use super::{
@@ -296,8 +296,8 @@ impl Lanes {
                 self.pending.outcome(outcome, Some(Arc::clone(event)));
             }
             None => {
-                let outcome = v1::Outcome {
-                    kind: v1::OutcomeKind::Delivered.into(),
+                let outcome = internal::Outcome {
+                    kind: internal::OutcomeKind::Delivered.into(),
                     event_id: event.event.id.to_vec(),
                     attempts: attempts.ended,
                     at_ms: now.as_millisecond(),
@@ -323,8 +323,8 @@ impl Lanes {
         if event.is_some() {
             pending.event = event;
         } else {
-            let outcome = v1::Outcome {
-                kind: v1::OutcomeKind::DeadLettered.into(),
+            let outcome = internal::Outcome {
+                kind: internal::OutcomeKind::DeadLettered.into(),
                 event_id: pending.event_id.to_vec(),
                 attempts: pending.attempts.ended,
                 reason: v1::DeadLetterReason::Expired.into(),

@@ -16,7 +16,7 @@ use weft_catalog::{Filters, Match, is_covered};
 use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{Run, StreamSeq, SubscriptionUid},
-    v1::{self, subscription_change::Change},
+    internal::{self, subscription_change::Change},
 };
 
 use super::Lanes;
@@ -98,7 +98,7 @@ impl Lanes {
             Some(None) => policy.start.max(self.cursor.next()),
             Some(Some(through)) => policy.start.max(through.next()),
         };
-        let opened = v1::Opened {
+        let opened = internal::Opened {
             name: policy.name.clone(),
             from: from.0,
             revision: policy.revision,
@@ -183,7 +183,7 @@ impl Lanes {
         // Earlier versions of Weft did not commit filters; that of a subscription that was never changed is known.
         let was_never_changed = is_unknown && policy.author.is_creator && state.revision == policy.revision;
         let from = if was_never_changed { state.from } else { self.cursor.next().0.max(state.from) };
-        let revised = v1::Revised {
+        let revised = internal::Revised {
             revision: policy.revision,
             from,
             types: policy.types.clone(),
@@ -206,8 +206,8 @@ impl Lanes {
     }
 
     /// Adds a change to the open commit, and applies it.
-    fn change(&mut self, uid: SubscriptionUid, change: Change, catalog: Option<v1::CatalogPosition>) {
-        let change = v1::SubscriptionChange { subscription: uid.to_vec(), change: Some(change), catalog };
+    fn change(&mut self, uid: SubscriptionUid, change: Change, catalog: Option<internal::CatalogPosition>) {
+        let change = internal::SubscriptionChange { subscription: uid.to_vec(), change: Some(change), catalog };
         self.state.change(uid, &change);
         self.pending.subscription(change);
     }
@@ -242,7 +242,7 @@ impl Lanes {
         uid: SubscriptionUid,
         operator: String,
         reason: String,
-        catalog: Option<v1::CatalogPosition>,
+        catalog: Option<internal::CatalogPosition>,
         actions: &mut Vec<Action>,
     ) -> bool {
         if !self.state.subscriptions.contains_key(&uid) {
@@ -262,7 +262,7 @@ impl Lanes {
                 self.memory.give_back(uid, lane.buffer.iter().map(|event| event_bytes(event)).sum());
             }
         }
-        let closed = v1::Closed { operator, reason, up_to: self.cursor.0 };
+        let closed = internal::Closed { operator, reason, up_to: self.cursor.0 };
         self.change(uid, Change::Closed(closed), catalog);
         true
     }
@@ -326,7 +326,7 @@ impl Lanes {
     }
 
     /// The record of a subscription, with the pending changes.
-    pub fn subscription(&self, uid: SubscriptionUid) -> Option<&v1::SubscriptionState> {
+    pub fn subscription(&self, uid: SubscriptionUid) -> Option<&internal::SubscriptionState> {
         self.state.subscriptions.get(&uid).map(|subscription| subscription.state())
     }
 
@@ -336,7 +336,7 @@ impl Lanes {
     }
 
     /// The newest position of the catalog that a change of a subscription was decided at.
-    pub fn catalog(&self) -> v1::CatalogPosition {
+    pub fn catalog(&self) -> internal::CatalogPosition {
         self.state.catalog()
     }
 
@@ -357,8 +357,8 @@ impl Lanes {
         let Some(lane) = self.state.lanes.get_mut(key) else { return };
         let attempts = lane.head.ended;
         self.memory.give_back(key.subscription, lane.settle_head(event.seq));
-        let outcome = v1::Outcome {
-            kind: v1::OutcomeKind::Discarded.into(),
+        let outcome = internal::Outcome {
+            kind: internal::OutcomeKind::Discarded.into(),
             event_id: event.event.id.to_vec(),
             attempts,
             at_ms: now.as_millisecond(),

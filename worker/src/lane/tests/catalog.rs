@@ -67,7 +67,7 @@ impl Model {
     }
 
     fn close(&mut self, subscription: u8) {
-        let catalog = v1::CatalogPosition { created_ns: 1, sequence: self.revision };
+        let catalog = internal::CatalogPosition { created_ns: 1, sequence: self.revision };
         let uid = uid(subscription);
         if self.lanes.subscription(uid).is_some() {
             self.handle(Input::Unsubscribed { uid, operator: "ann".into(), reason: String::new(), catalog });

@@ -13,7 +13,7 @@ fn an_earlier_start_reads_on_its_own_and_joins() {
     }
     model.handle(Input::Joined { uid: uid(9) });
     let pending = model.lanes.take_commit().unwrap();
-    let joined = v1::subscription_change::Change::Detached(v1::Detached { next: 0 });
+    let joined = internal::subscription_change::Change::Detached(internal::Detached { next: 0 });
     assert!(pending.commit.subscriptions.iter().any(|change| change.change.as_ref() == Some(&joined)));
 }
 

@@ -136,13 +136,13 @@ impl Model {
                     continue;
                 }
                 assert_eq!(outcomes.map(|(count, _)| *count), Some(1), "L3, L4: event {} of {subscription}", event.seq);
-                let dead = outcomes.is_some_and(|(_, kind)| *kind == i32::from(v1::OutcomeKind::DeadLettered));
+                let dead = outcomes.is_some_and(|(_, kind)| *kind == i32::from(internal::OutcomeKind::DeadLettered));
                 assert!(dead || event.event.quarantine.is_none(), "L6: event {} of {subscription}", event.seq);
             }
         }
         for seq in &self.unrouted {
             let unrouted = self.record.outcomes.get(&(vec![], *seq, 0)).map(|(_, kind)| *kind);
-            assert_eq!(unrouted, Some(v1::OutcomeKind::Unrouted.into()), "P5: event {seq} is unrouted");
+            assert_eq!(unrouted, Some(internal::OutcomeKind::Unrouted.into()), "P5: event {seq} is unrouted");
         }
         for ((uid, seq, run), _) in self.record.outcomes.iter().filter(|((uid, ..), _)| !uid.is_empty()) {
             assert!(*run > 0 || self.takes(uid[0] - 1, StreamSeq(*seq)), "L10: {seq} was not taken");

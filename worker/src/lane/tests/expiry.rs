@@ -6,7 +6,7 @@ use super::{
 };
 
 /// Commits everything, and returns the outcomes of the first subscription's events.
-fn outcomes(model: &mut Model) -> Vec<v1::Outcome> {
+fn outcomes(model: &mut Model) -> Vec<internal::Outcome> {
     let mut outcomes = vec![];
     loop {
         model.catch_up_all();
@@ -18,11 +18,11 @@ fn outcomes(model: &mut Model) -> Vec<v1::Outcome> {
     }
 }
 
-fn is_expired(outcome: &v1::Outcome) -> bool {
-    (outcome.kind(), outcome.reason()) == (v1::OutcomeKind::DeadLettered, v1::DeadLetterReason::Expired)
+fn is_expired(outcome: &internal::Outcome) -> bool {
+    (outcome.kind(), outcome.reason()) == (internal::OutcomeKind::DeadLettered, v1::DeadLetterReason::Expired)
 }
 
-fn sequences(outcomes: &[v1::Outcome]) -> Vec<u64> {
+fn sequences(outcomes: &[internal::Outcome]) -> Vec<u64> {
     outcomes.iter().map(|outcome| outcome.sequence).collect()
 }
 

@@ -43,8 +43,8 @@ struct Simulation {
     answer: Box<Answer>,
     /// When attempts started: of which event, the number of the attempt.
     started: Vec<(Timestamp, Work, u32)>,
-    outcomes: Vec<v1::Outcome>,
-    receivers: Vec<v1::ReceiverState>,
+    outcomes: Vec<internal::Outcome>,
+    receivers: Vec<internal::ReceiverState>,
     uncounted: BTreeMap<u64, u32>,
 }
 
@@ -225,7 +225,8 @@ fn sick_workflows_use_up_their_own_retries() {
     for kind in KINDS {
         for sick in [1, 5, 20] {
             let simulation = mixed(kind, sick, 7);
-            let dead = simulation.outcomes.iter().filter(|outcome| outcome.kind() == v1::OutcomeKind::DeadLettered);
+            let dead =
+                simulation.outcomes.iter().filter(|outcome| outcome.kind() == internal::OutcomeKind::DeadLettered);
             let dead: Vec<_> = dead.collect();
             // Four attempts of 15 s and their waits take a minute and more, one event after the other.
             let least = if kind.after_ms > 1000 { 7 } else { 30 };
@@ -259,7 +260,7 @@ fn a_receiver_that_is_away_is_called_a_few_times_a_second_and_makes_no_dead_lett
         let calls = simulation.started.iter().filter(|(at, ..)| (from..until).contains(at)).count();
         assert!(calls <= 590 * most_a_second, "{result:?}: {calls} attempts in 590 s");
         let kinds: BTreeSet<_> = simulation.outcomes.iter().map(|outcome| outcome.kind()).collect();
-        assert_eq!(kinds, BTreeSet::from([v1::OutcomeKind::Delivered]), "{result:?}");
+        assert_eq!(kinds, BTreeSet::from([internal::OutcomeKind::Delivered]), "{result:?}");
         assert_eq!(simulation.outcomes.len(), 1000, "{result:?}: all within a minute after it is back");
         let conditions: Vec<_> = simulation.receivers.iter().map(|receiver| receiver.condition()).collect();
         assert_eq!(conditions.first(), Some(&v1::ReceiverCondition::Away));
@@ -282,7 +283,7 @@ fn what_our_configuration_holds_uses_up_nothing_and_goes_on_by_itself() {
     simulation.run(3700);
     assert!(simulation.started.len() <= 300, "{} tries in an hour", simulation.started.len());
     let delivered: Vec<_> = simulation.outcomes.iter().map(|outcome| (outcome.kind(), outcome.attempts)).collect();
-    assert_eq!(delivered, vec![(v1::OutcomeKind::Delivered, 1); 100], "the delivery is the first attempt");
+    assert_eq!(delivered, vec![(internal::OutcomeKind::Delivered, 1); 100], "the delivery is the first attempt");
     assert_eq!(simulation.receivers[0].condition(), v1::ReceiverCondition::Held);
     assert_eq!(simulation.receivers[0].reason, "it failed");
     assert_eq!(simulation.receivers.last().unwrap().condition(), v1::ReceiverCondition::Available);

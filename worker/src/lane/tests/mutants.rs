@@ -143,7 +143,7 @@ impl Mutant {
                 uid,
                 operator: String::new(),
                 reason: String::new(),
-                catalog: v1::CatalogPosition::default(),
+                catalog: internal::CatalogPosition::default(),
             },
             (_, input) => input,
         }

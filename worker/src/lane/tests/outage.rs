@@ -52,7 +52,7 @@ fn an_outage_of_ten_seconds_makes_no_dead_letter() {
     assert!((3..=8).contains(&attempts), "{attempts} attempts");
     assert!(late <= SignedDuration::from_secs(12), "found {late:?} after it is back");
     let kinds: Vec<_> = model.record.outcomes.values().map(|(_, kind)| *kind).collect();
-    assert_eq!(kinds, [i32::from(v1::OutcomeKind::Delivered)]);
+    assert_eq!(kinds, [i32::from(internal::OutcomeKind::Delivered)]);
     assert!(model.record.receivers.is_empty(), "a single workflow does not open the circuit");
 }
 
@@ -64,7 +64,7 @@ fn an_outage_too_short_for_the_circuit_makes_no_dead_letter() {
         for away_ms in [50, 450, 5000] {
             let (model, attempts, late) = outage(retry.clone(), SignedDuration::from_millis(away_ms));
             let kinds: Vec<_> = model.record.outcomes.values().map(|(_, kind)| *kind).collect();
-            assert_eq!(kinds, [i32::from(v1::OutcomeKind::Delivered)], "{retry:?}, {away_ms} ms");
+            assert_eq!(kinds, [i32::from(internal::OutcomeKind::Delivered)], "{retry:?}, {away_ms} ms");
             assert!(attempts <= 16, "{retry:?}: {attempts} attempts");
             assert!(late <= SignedDuration::from_secs(5), "{retry:?}: found {late:?} after it is back");
         }

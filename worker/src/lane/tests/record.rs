@@ -17,15 +17,15 @@ pub(super) fn recorded_lane(key: &LaneKey) -> RecordedLane {
 pub(super) struct Record {
     pub cursor: u64,
     pub commands_cursor: u64,
-    pub lanes: BTreeMap<RecordedLane, v1::Lane>,
-    pub runs: BTreeMap<(Vec<u8>, u64, u64), v1::PendingRun>,
+    pub lanes: BTreeMap<RecordedLane, internal::Lane>,
+    pub runs: BTreeMap<(Vec<u8>, u64, u64), internal::PendingRun>,
     /// Outcomes by subscription, sequence, run: how many.
     pub outcomes: BTreeMap<(Vec<u8>, u64, u64), (u32, i32)>,
     pub open_dead: BTreeMap<(Vec<u8>, u64), (u64, String)>,
     pub not_before: BTreeMap<(Vec<u8>, u64, u64), i64>,
     /// Attempts that count.
     pub counted: BTreeMap<(Vec<u8>, u64, u64), u32>,
-    pub subscriptions: BTreeMap<Vec<u8>, v1::SubscriptionState>,
+    pub subscriptions: BTreeMap<Vec<u8>, internal::SubscriptionState>,
     /// How receivers stand.
     pub receivers: BTreeMap<Vec<u8>, i32>,
     /// Up to where everything of a subscription has ended with it.
@@ -42,7 +42,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub fn apply(&mut self, commit: &v1::Commit) {
+    pub fn apply(&mut self, commit: &internal::Commit) {
         assert!(commit.cursor >= self.cursor && commit.commands_cursor >= self.commands_cursor);
         self.cursor = commit.cursor;
         self.commands_cursor = commit.commands_cursor;
@@ -91,7 +91,7 @@ impl Record {
                 assert!(outcome.sequence <= self.aged, "L8: {} expires at {}", outcome.sequence, self.aged);
             }
             let work = (outcome.subscription.clone(), outcome.sequence, outcome.run);
-            if outcome.kind() == v1::OutcomeKind::Delivered {
+            if outcome.kind() == internal::OutcomeKind::Delivered {
                 assert!(self.accepted.contains(&work), "L11: {} was not accepted", outcome.sequence);
             }
             let is_erased = outcome.last_error.starts_with(ERASED);
@@ -103,10 +103,10 @@ impl Record {
                 assert_eq!(self.counted.get(&work), Some(&(RETRIES + 1)), "L7: exhausted by what counts");
             }
             match outcome.kind() {
-                v1::OutcomeKind::Resolved => {
+                internal::OutcomeKind::Resolved => {
                     assert!(self.open_dead.remove(&key).is_some(), "only what is open is resolved");
                 }
-                v1::OutcomeKind::DeadLettered => {
+                internal::OutcomeKind::DeadLettered => {
                     self.open_dead.insert(key, (outcome.run, outcome.workflow_id.clone()));
                 }
                 _ => {
@@ -129,7 +129,7 @@ impl Record {
         let events: BTreeSet<_> = self.runs.keys().map(|(subscription, seq, _)| (subscription, seq)).collect();
         assert_eq!(events.len(), self.runs.len(), "an event has one run at a time, however often it is asked for");
         for result in commit.results.iter().filter(|result| self.retries.contains(&result.command)) {
-            for item in result.items.iter().filter(|item| item.status() == v1::CommandStatus::Taken) {
+            for item in result.items.iter().filter(|item| item.status() == internal::CommandStatus::Taken) {
                 let head = (item.subscription.clone(), item.sequence, 0);
                 self.not_before.remove(&head);
                 self.counted.remove(&head);
@@ -137,10 +137,10 @@ impl Record {
         }
         for change in &commit.subscriptions {
             let state = self.subscriptions.entry(change.subscription.clone()).or_insert_with(|| {
-                v1::SubscriptionState { subscription: change.subscription.clone(), ..Default::default() }
+                internal::SubscriptionState { subscription: change.subscription.clone(), ..Default::default() }
             });
             apply_change(state, change);
-            if let Some(v1::subscription_change::Change::Closed(closed)) = &change.change {
+            if let Some(internal::subscription_change::Change::Closed(closed)) = &change.change {
                 assert!(!closed.operator.is_empty(), "L10: an operator closes it");
                 assert!(closed.up_to <= commit.cursor, "what is closed has been read");
                 let uid = change.subscription.clone();
@@ -162,7 +162,7 @@ impl Record {
     /// Detached subscriptions, and up to where they have read.
     pub fn detached(&self) -> BTreeMap<SubscriptionUid, usize> {
         let states = self.subscriptions.values().filter(|state| !state.closed);
-        let cursor = |state: &v1::SubscriptionState| {
+        let cursor = |state: &internal::SubscriptionState| {
             Some((SubscriptionUid::from_slice(&state.subscription)?, state.detached? as usize - 1))
         };
         states.filter_map(cursor).collect()

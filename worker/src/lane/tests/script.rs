@@ -121,7 +121,7 @@ fn perform(model: &mut Model, words: &[&str]) {
         }
         ["discard", seq] => {
             let items = vec![item(0, &of(model, seq), Run::LIVE)];
-            model.command(CommandAction::Close { kind: v1::OutcomeKind::Discarded, items });
+            model.command(CommandAction::Close { kind: internal::OutcomeKind::Discarded, items });
         }
         [command, "run", run] => {
             let command = match *command {
@@ -139,7 +139,7 @@ fn perform(model: &mut Model, words: &[&str]) {
         ["record"] => {
             let lanes = model.record.lanes.values().filter(|lane| lane.subscription == uid(0).to_vec());
             let lanes = lanes.map(|lane| {
-                let state = if lane.state() == v1::LaneState::Blocked { " blocked" } else { "" };
+                let state = if lane.state() == internal::LaneState::Blocked { " blocked" } else { "" };
                 format!("{}..={} attempts {} uncounted {}{state}", lane.next, lane.last, lane.attempts, lane.uncounted)
             });
             model.shown.as_mut().unwrap().log.extend(lanes.collect::<Vec<_>>());
@@ -183,7 +183,7 @@ impl Shown {
         let subject = uid(0).to_vec();
         for outcome in pending.commit.outcomes.iter().filter(|outcome| outcome.subscription == subject) {
             let kind = match outcome.kind() {
-                v1::OutcomeKind::DeadLettered => format!("dead ({:?})", outcome.reason()).to_lowercase(),
+                internal::OutcomeKind::DeadLettered => format!("dead ({:?})", outcome.reason()).to_lowercase(),
                 kind => format!("{kind:?}").to_lowercase(),
             };
             let copied = pending.dead.iter().any(|event| event.seq.0 == outcome.sequence);
@@ -192,11 +192,11 @@ impl Shown {
             self.log.push(format!("{kind} {}{}{by}{copied}", outcome.sequence, of_run(outcome.run)));
         }
         for item in pending.commit.results.iter().flat_map(|result| &result.items) {
-            let taken = item.status() == v1::CommandStatus::Taken;
+            let taken = item.status() == internal::CommandStatus::Taken;
             self.log.push(if taken { "taken" } else { "not applicable" }.into());
         }
         for change in pending.commit.subscriptions.iter().filter(|change| change.subscription == subject) {
-            if let Some(v1::subscription_change::Change::Closed(closed)) = &change.change {
+            if let Some(internal::subscription_change::Change::Closed(closed)) = &change.change {
                 self.log.push(format!("closed through {} by {}", closed.up_to, closed.operator));
             }
         }
@@ -383,11 +383,11 @@ fn a_dead_letter_that_is_not_open_is_not_applicable() {
     let mut model = model_with(1);
     model.read();
     let dead = RedriveItem { applicable: false, ..item(0, &model.log[0].clone(), Run::LIVE) };
-    let discard = CommandAction::Close { kind: v1::OutcomeKind::Discarded, items: vec![dead.clone()] };
+    let discard = CommandAction::Close { kind: internal::OutcomeKind::Discarded, items: vec![dead.clone()] };
     for action in [CommandAction::Redrive(vec![dead]), discard] {
         model.command(action);
         let pending = model.lanes.take_commit().unwrap();
-        assert_eq!(pending.commit.results[0].items[0].status(), v1::CommandStatus::NotApplicable);
+        assert_eq!(pending.commit.results[0].items[0].status(), internal::CommandStatus::NotApplicable);
         assert!(pending.commit.outcomes.is_empty() && pending.commit.runs.is_empty());
         model.commits_taken.push_back(pending);
         model.commit();

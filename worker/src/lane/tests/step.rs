@@ -210,7 +210,7 @@ impl Model {
             }
             Step::Resolve { which } => {
                 if let Some(item) = self.dead_letter(which) {
-                    self.command(CommandAction::Close { kind: v1::OutcomeKind::Resolved, items: vec![item] });
+                    self.command(CommandAction::Close { kind: internal::OutcomeKind::Resolved, items: vec![item] });
                 }
             }
             Step::Replay { subscription, which } if !self.log.is_empty() => {

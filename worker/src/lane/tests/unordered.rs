@@ -96,5 +96,8 @@ fn an_operator_retries_and_skips_single_events() {
         .command(CommandAction::Lane { lane: lane(UNORDERED, 0), command: LaneCommand::Skip { head: head(2), event } });
     go_on(&mut model);
     assert_eq!(attempted(&model), [4]);
-    assert_eq!(model.record.outcomes[&(uid(UNORDERED).to_vec(), 2, 0)].1, i32::from(v1::OutcomeKind::DeadLettered));
+    assert_eq!(
+        model.record.outcomes[&(uid(UNORDERED).to_vec(), 2, 0)].1,
+        i32::from(internal::OutcomeKind::DeadLettered)
+    );
 }

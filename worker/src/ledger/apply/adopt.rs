@@ -3,7 +3,7 @@
 use prost::Message as _;
 use redb::ReadableTable as _;
 use weft_catalog::cut_off;
-use weft_proto::v1;
+use weft_proto::internal;
 
 use super::Tables;
 use crate::ledger::{
@@ -24,7 +24,7 @@ impl Tables<'_> {
         let mut void = Vec::new();
         for row in self.runs.iter()? {
             let (key, value) = row?;
-            let run: v1::PendingRun = decode(value.value())?;
+            let run: internal::PendingRun = decode(value.value())?;
             if run.sequence > events || run.run > commands {
                 void.push(key.value().to_vec());
             }
@@ -39,7 +39,7 @@ impl Tables<'_> {
         let mut cut = Vec::new();
         for row in self.lanes.iter()? {
             let (key, value) = row?;
-            let lane: v1::Lane = decode(value.value())?;
+            let lane: internal::Lane = decode(value.value())?;
             if lane.last > events {
                 cut.push((key.value().to_vec(), lane));
             }
@@ -55,7 +55,7 @@ impl Tables<'_> {
 
     /// Starts, filters and ends in the lost part are moved to its first sequence.
     fn cut_subscriptions(&mut self, events: u64) -> Result<(), LedgerError> {
-        let states = self.subscriptions.iter()?.map(|row| decode::<v1::SubscriptionState>(row?.1.value()));
+        let states = self.subscriptions.iter()?.map(|row| decode::<internal::SubscriptionState>(row?.1.value()));
         for mut state in states.collect::<Result<Vec<_>, LedgerError>>()? {
             cut_off(&mut state, events);
             self.subscriptions.insert(&state.subscription[..], &state.encode_to_vec()[..])?;
@@ -65,22 +65,22 @@ impl Tables<'_> {
 }
 
 /// The rest of a lane; `None` where its only event is lost.
-fn cut_lane(lane: v1::Lane, events: u64) -> Option<v1::Lane> {
+fn cut_lane(lane: internal::Lane, events: u64) -> Option<internal::Lane> {
     if lane.unordered {
         return None;
     }
     if lane.next <= events {
-        return Some(v1::Lane { last: events, ..lane });
+        return Some(internal::Lane { last: events, ..lane });
     }
     // Its head is lost, and so are the attempts of it.
-    Some(v1::Lane {
+    Some(internal::Lane {
         next: events + 1,
         last: events,
         attempts: 0,
         uncounted: 0,
         next_attempt_at_ms: 0,
         first_failed_at_ms: 0,
-        state: v1::LaneState::Open.into(),
+        state: internal::LaneState::Open.into(),
         ..lane
     })
 }

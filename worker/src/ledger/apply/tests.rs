@@ -38,8 +38,14 @@ fn event(sequence: u64) -> Vec<u8> {
     vec![u8::try_from(sequence).unwrap(); 16]
 }
 
-fn outcome(subscription: u8, workflow: usize, sequence: u64, run: u64, kind: v1::OutcomeKind) -> v1::Outcome {
-    v1::Outcome {
+fn outcome(
+    subscription: u8,
+    workflow: usize,
+    sequence: u64,
+    run: u64,
+    kind: internal::OutcomeKind,
+) -> internal::Outcome {
+    internal::Outcome {
         subscription: uid(subscription),
         sequence,
         run,
@@ -52,8 +58,8 @@ fn outcome(subscription: u8, workflow: usize, sequence: u64, run: u64, kind: v1:
     }
 }
 
-fn lane(subscription: u8, workflow: usize, next: u64, last: u64) -> v1::Lane {
-    v1::Lane {
+fn lane(subscription: u8, workflow: usize, next: u64, last: u64) -> internal::Lane {
+    internal::Lane {
         subscription: uid(subscription),
         workflow_id: WORKFLOWS[workflow].into(),
         next,
@@ -61,15 +67,15 @@ fn lane(subscription: u8, workflow: usize, next: u64, last: u64) -> v1::Lane {
         attempts: 2,
         next_attempt_at_ms: 99,
         first_failed_at_ms: 98,
-        state: v1::LaneState::Open.into(),
+        state: internal::LaneState::Open.into(),
         uncounted: 1,
         unordered: subscription == UNORDERED,
         ..Default::default()
     }
 }
 
-fn run(subscription: u8, workflow: usize, sequence: u64, run: u64) -> v1::PendingRun {
-    v1::PendingRun {
+fn run(subscription: u8, workflow: usize, sequence: u64, run: u64) -> internal::PendingRun {
+    internal::PendingRun {
         subscription: uid(subscription),
         sequence,
         run,
@@ -79,23 +85,25 @@ fn run(subscription: u8, workflow: usize, sequence: u64, run: u64) -> v1::Pendin
     }
 }
 
-fn change(subscription: u8, change: Change) -> v1::SubscriptionChange {
-    v1::SubscriptionChange { subscription: uid(subscription), change: Some(change), catalog: None }
+fn change(subscription: u8, change: Change) -> internal::SubscriptionChange {
+    internal::SubscriptionChange { subscription: uid(subscription), change: Some(change), catalog: None }
 }
 
-fn copy_state(outcome: v1::Outcome, refused: bool) -> v1::CopyState {
-    let kind = if refused { v1::CopyStateKind::Refused } else { v1::CopyStateKind::Stored };
-    v1::CopyState { outcome: Some(outcome), kind: kind.into(), problem: "too large".into() }
+fn copy_state(outcome: internal::Outcome, refused: bool) -> internal::CopyState {
+    let kind = if refused { internal::CopyStateKind::Refused } else { internal::CopyStateKind::Stored };
+    internal::CopyState { outcome: Some(outcome), kind: kind.into(), problem: "too large".into() }
 }
 
-fn result(request: u8, command: u64) -> v1::CommandResult {
-    v1::CommandResult { command, request_id: format!("request {request}"), items: vec![] }
+fn result(request: u8, command: u64) -> internal::CommandResult {
+    internal::CommandResult { command, request_id: format!("request {request}"), items: vec![] }
 }
 
 /// Commits as records from `first` on.
-fn records(first: u64, commits: &[v1::Commit]) -> Vec<Applied> {
-    let record =
-        |(seq, commit): (u64, &v1::Commit)| Applied { seq: StreamSeq(seq), commit: Some(Arc::new(commit.clone())) };
+fn records(first: u64, commits: &[internal::Commit]) -> Vec<Applied> {
+    let record = |(seq, commit): (u64, &internal::Commit)| Applied {
+        seq: StreamSeq(seq),
+        commit: Some(Arc::new(commit.clone())),
+    };
     (first..).zip(commits).map(record).collect()
 }
 
@@ -137,7 +145,8 @@ fn through_checkpoint(database: Arc<redb::Database>) -> redb::Database {
     assert_eq!(chunks.len(), end.chunks as usize);
     assert!((0..).zip(&chunks).all(|(index, chunk)| chunk.index == index && chunk.position == end.position));
     let loaded = memory();
-    apply(&loaded, &records(1, &[v1::Commit { lanes: vec![lane(0, 0, 1, 9)], ..Default::default() }]), 1).unwrap();
+    apply(&loaded, &records(1, &[internal::Commit { lanes: vec![lane(0, 0, 1, 9)], ..Default::default() }]), 1)
+        .unwrap();
     clear(&loaded).unwrap();
     for chunk in chunks {
         load_chunks(&loaded, &[chunk]).unwrap();
@@ -152,13 +161,13 @@ fn through_checkpoint(database: Arc<redb::Database>) -> redb::Database {
 }
 
 /// As owners make them while they drive a shard.
-fn commits() -> impl Strategy<Value = Vec<v1::Commit>> {
+fn commits() -> impl Strategy<Value = Vec<internal::Commit>> {
     commits_with(false)
 }
 
 /// With `adoptions`, some commits go back to an earlier event.
-fn commits_with(adoptions: bool) -> impl Strategy<Value = Vec<v1::Commit>> {
-    use v1::OutcomeKind::{DeadLettered, Delivered, Discarded, Unrouted};
+fn commits_with(adoptions: bool) -> impl Strategy<Value = Vec<internal::Commit>> {
+    use internal::OutcomeKind::{DeadLettered, Delivered, Discarded, Unrouted};
     let kind = prop_oneof![4 => Just(Delivered), 3 => Just(DeadLettered), 1 => Just(Discarded), 1 => Just(Unrouted)];
     let copy = (0..3u8, 0..3usize, 1..9u64, 0..4u64, any::<bool>()).prop_map(
         |(subscription, workflow, sequence, run, refused)| {
@@ -167,7 +176,7 @@ fn commits_with(adoptions: bool) -> impl Strategy<Value = Vec<v1::Commit>> {
     );
     let outcome = (0..3u8, 0..3usize, 1..9u64, prop_oneof![2 => Just(0), 1 => 1..4u64], kind).prop_map(
         |(subscription, workflow, sequence, run, kind)| match kind {
-            Unrouted => v1::Outcome { subscription: vec![], ..outcome(0, workflow, sequence, 0, kind) },
+            Unrouted => internal::Outcome { subscription: vec![], ..outcome(0, workflow, sequence, 0, kind) },
             _ => outcome(subscription, workflow, sequence, run, kind),
         },
     );
@@ -177,10 +186,10 @@ fn commits_with(adoptions: bool) -> impl Strategy<Value = Vec<v1::Commit>> {
         change(
             subscription,
             match n {
-                0 => Change::Closed(v1::Closed::default()),
-                1..4 => Change::Detached(v1::Detached { next: n - 1 }),
-                4..6 => Change::Revised(v1::Revised { revision: n, from: 1, ..Default::default() }),
-                _ => Change::Opened(v1::Opened { name: "s".into(), from: n, revision: n, ..Default::default() }),
+                0 => Change::Closed(internal::Closed::default()),
+                1..4 => Change::Detached(internal::Detached { next: n - 1 }),
+                4..6 => Change::Revised(internal::Revised { revision: n, from: 1, ..Default::default() }),
+                _ => Change::Opened(internal::Opened { name: "s".into(), from: n, revision: n, ..Default::default() }),
             },
         )
     });
@@ -196,10 +205,10 @@ fn commits_with(adoptions: bool) -> impl Strategy<Value = Vec<v1::Commit>> {
         prop::option::weighted(0.2, 0..9u64).prop_map(move |cursor| cursor.filter(|_| adoptions)),
         any::<bool>(),
     );
-    let position = |sequence| v1::LogPosition { created_ns: 7, sequence, ..Default::default() };
+    let position = |sequence| internal::LogPosition { created_ns: 7, sequence, ..Default::default() };
     let commit =
         commit.prop_map(move |(outcomes, lanes, runs, subscriptions, results, copies, days, adopted, known)| {
-            v1::Commit {
+            internal::Commit {
                 outcomes,
                 lanes,
                 runs,
@@ -208,7 +217,7 @@ fn commits_with(adoptions: bool) -> impl Strategy<Value = Vec<v1::Commit>> {
                 copies,
                 cursor: adopted.unwrap_or(8),
                 events: known.then(|| position(adopted.unwrap_or(8))),
-                adopted: adopted.map(|_| v1::Adoption::default()),
+                adopted: adopted.map(|_| internal::Adoption::default()),
                 at_ms: days * DAY_MS / 4,
                 ..Default::default()
             }
@@ -221,11 +230,11 @@ fn commits_with(adoptions: bool) -> impl Strategy<Value = Vec<v1::Commit>> {
             at_ms += commit.at_ms;
             (commit.at_ms, commit.epoch, commit.commands_cursor, commit.copied) = (at_ms, index, index * 2, index - 1);
             commit.outcomes.retain(|outcome| !closed.contains(&outcome.subscription));
-            let closes = |change: &v1::SubscriptionChange| matches!(change.change, Some(Change::Closed(_)));
+            let closes = |change: &internal::SubscriptionChange| matches!(change.change, Some(Change::Closed(_)));
             closed.extend(commit.subscriptions.iter().filter(|c| closes(c)).map(|c| c.subscription.clone()));
             commit.lanes.retain(|lane| !closed.contains(&lane.subscription));
             commit.runs.retain(|run| !closed.contains(&run.subscription));
-            let of = |copy: &v1::CopyState| copy.outcome.as_ref().unwrap().subscription.clone();
+            let of = |copy: &internal::CopyState| copy.outcome.as_ref().unwrap().subscription.clone();
             commit.copies.retain(|copy| !closed.contains(&of(copy)));
         }
         commits
@@ -286,14 +295,15 @@ proptest! {
 #[test]
 fn heads_are_read_in_both_forms() {
     let database = memory();
-    let old = v1::LaneHead { subscription: uid(0), workflow_id: "a".into(), event_id: event(3), sequence: 3 };
-    let columns = v1::LaneHeads {
+    let old = internal::LaneHead { subscription: uid(0), workflow_id: "a".into(), event_id: event(3), sequence: 3 };
+    let columns = internal::LaneHeads {
         subscription: uid(1),
         workflow_ids: vec!["a".into(), "b".into()],
         event_ids: [event(4), event(5)].concat(),
         sequences: vec![4, 5],
     };
-    let chunk = v1::CheckpointChunk { heads: vec![old], head_columns: vec![columns.clone()], ..Default::default() };
+    let chunk =
+        internal::CheckpointChunk { heads: vec![old], head_columns: vec![columns.clone()], ..Default::default() };
     load_chunks(&database, &[chunk]).unwrap();
     for (subscription, workflow, number) in [(0, "a", 3), (1, "a", 4), (1, "b", 5)] {
         let subscription = SubscriptionUid::from_slice(&uid(subscription)).unwrap();
@@ -301,17 +311,17 @@ fn heads_are_read_in_both_forms() {
         assert_eq!(found.to_vec(), event(number));
     }
     for broken in [
-        v1::LaneHeads { event_ids: vec![1; 31], ..columns.clone() },
-        v1::LaneHeads { sequences: vec![4], ..columns.clone() },
-        v1::LaneHeads { workflow_ids: vec![], ..columns },
+        internal::LaneHeads { event_ids: vec![1; 31], ..columns.clone() },
+        internal::LaneHeads { sequences: vec![4], ..columns.clone() },
+        internal::LaneHeads { workflow_ids: vec![], ..columns },
     ] {
-        let chunk = v1::CheckpointChunk { head_columns: vec![broken], ..Default::default() };
+        let chunk = internal::CheckpointChunk { head_columns: vec![broken], ..Default::default() };
         assert!(matches!(load_chunks(&database, &[chunk]), Err(LedgerError::Record(_))));
     }
 }
 
 /// Applies commits and reads the lanes.
-fn lanes_after(commits: &[v1::Commit]) -> Vec<v1::Lane> {
+fn lanes_after(commits: &[internal::Commit]) -> Vec<internal::Lane> {
     let database = memory();
     apply(&database, &records(1, commits), CREATED_NS).unwrap();
     all(&database.begin_read().unwrap(), LANES).unwrap()
@@ -319,21 +329,30 @@ fn lanes_after(commits: &[v1::Commit]) -> Vec<v1::Lane> {
 
 #[test]
 fn an_outcome_moves_its_lane_and_ends_its_tries() {
-    let waits = v1::Commit { lanes: vec![lane(0, 0, 3, 7)], ..Default::default() };
-    let settles = v1::Commit { outcomes: vec![outcome(0, 0, 3, 0, v1::OutcomeKind::Delivered)], ..Default::default() };
+    let waits = internal::Commit { lanes: vec![lane(0, 0, 3, 7)], ..Default::default() };
+    let settles = internal::Commit {
+        outcomes: vec![outcome(0, 0, 3, 0, internal::OutcomeKind::Delivered)],
+        ..Default::default()
+    };
     let lanes = lanes_after(&[waits.clone(), settles]);
     let expected =
-        v1::Lane { attempts: 0, uncounted: 0, next_attempt_at_ms: 0, first_failed_at_ms: 0, ..lane(0, 0, 4, 7) };
+        internal::Lane { attempts: 0, uncounted: 0, next_attempt_at_ms: 0, first_failed_at_ms: 0, ..lane(0, 0, 4, 7) };
     assert_eq!(lanes, [expected]);
 
-    let redriven = v1::Commit { outcomes: vec![outcome(0, 0, 2, 9, v1::OutcomeKind::Delivered)], ..Default::default() };
+    let redriven = internal::Commit {
+        outcomes: vec![outcome(0, 0, 2, 9, internal::OutcomeKind::Delivered)],
+        ..Default::default()
+    };
     assert_eq!(lanes_after(&[waits.clone(), redriven]), [lane(0, 0, 3, 7)], "a redrive leaves the live lane alone");
 
-    let last = v1::Commit { outcomes: vec![outcome(0, 0, 7, 0, v1::OutcomeKind::DeadLettered)], ..Default::default() };
+    let last = internal::Commit {
+        outcomes: vec![outcome(0, 0, 7, 0, internal::OutcomeKind::DeadLettered)],
+        ..Default::default()
+    };
     assert_eq!(lanes_after(&[waits.clone(), last]), [], "a lane with nothing unsettled has no row");
 
-    let relisted = v1::Commit {
-        outcomes: vec![outcome(0, 0, 3, 0, v1::OutcomeKind::Delivered)],
+    let relisted = internal::Commit {
+        outcomes: vec![outcome(0, 0, 3, 0, internal::OutcomeKind::Delivered)],
         lanes: vec![lane(0, 0, 6, 9)],
         ..Default::default()
     };
@@ -342,35 +361,42 @@ fn an_outcome_moves_its_lane_and_ends_its_tries() {
 
 #[test]
 fn an_outcome_of_an_event_of_its_own_lane_touches_no_other() {
-    let waiting = |seq| v1::Lane { next: seq, ..lane(UNORDERED, 0, seq, seq) };
-    let in_line = v1::Lane { unordered: false, ..lane(UNORDERED, 0, 5, 9) };
-    let waits = v1::Commit { lanes: vec![waiting(2), waiting(3), in_line.clone()], ..Default::default() };
-    let settles =
-        v1::Commit { outcomes: vec![outcome(UNORDERED, 0, 3, 0, v1::OutcomeKind::Delivered)], ..Default::default() };
+    let waiting = |seq| internal::Lane { next: seq, ..lane(UNORDERED, 0, seq, seq) };
+    let in_line = internal::Lane { unordered: false, ..lane(UNORDERED, 0, 5, 9) };
+    let waits = internal::Commit { lanes: vec![waiting(2), waiting(3), in_line.clone()], ..Default::default() };
+    let settles = internal::Commit {
+        outcomes: vec![outcome(UNORDERED, 0, 3, 0, internal::OutcomeKind::Delivered)],
+        ..Default::default()
+    };
     assert_eq!(lanes_after(&[waits.clone(), settles]), [in_line.clone(), waiting(2)]);
 
-    let skipped = v1::Outcome { unordered: false, ..outcome(UNORDERED, 0, 5, 0, v1::OutcomeKind::DeadLettered) };
-    let skips = v1::Commit { outcomes: vec![skipped], ..Default::default() };
+    let skipped =
+        internal::Outcome { unordered: false, ..outcome(UNORDERED, 0, 5, 0, internal::OutcomeKind::DeadLettered) };
+    let skips = internal::Commit { outcomes: vec![skipped], ..Default::default() };
     let lanes = lanes_after(&[waits, skips]);
     assert_eq!(lanes.iter().map(|lane| (lane.next, lane.last)).collect::<Vec<_>>(), [(6, 9), (2, 2), (3, 3)]);
 }
 
 #[test]
 fn a_dead_letter_is_open_until_another_run_ends() {
-    use v1::OutcomeKind::{DeadLettered, Delivered};
+    use internal::OutcomeKind::{DeadLettered, Delivered};
     let database = memory();
     let subscription = SubscriptionUid::from_slice(&uid(0)).unwrap();
-    let ends = |run, kind| v1::Commit { outcomes: vec![outcome(0, 0, 3, run, kind)], ..Default::default() };
+    let ends = |run, kind| internal::Commit { outcomes: vec![outcome(0, 0, 3, run, kind)], ..Default::default() };
     for (seq, commit, open) in [
         (1, ends(0, DeadLettered), Some(Run(0))),
-        (2, v1::Commit { runs: vec![run(0, 0, 3, 4)], ..Default::default() }, Some(Run(0))),
+        (2, internal::Commit { runs: vec![run(0, 0, 3, 4)], ..Default::default() }, Some(Run(0))),
         (3, ends(4, DeadLettered), Some(Run(4))),
         (4, ends(6, Delivered), None),
     ] {
         apply(&database, &records(seq, &[commit]), CREATED_NS).unwrap();
         assert_eq!(open_dead_letter(&database, subscription, StreamSeq(3)).unwrap(), open, "behind commit {seq}");
     }
-    assert_eq!(all::<v1::PendingRun>(&database.begin_read().unwrap(), RUNS).unwrap(), [], "ended runs have no row");
+    assert_eq!(
+        all::<internal::PendingRun>(&database.begin_read().unwrap(), RUNS).unwrap(),
+        [],
+        "ended runs have no row"
+    );
     assert_eq!(head(&database, subscription, "a").unwrap(), None, "a redrive is no part of the lane's chain");
 }
 
@@ -378,9 +404,9 @@ fn a_dead_letter_is_open_until_another_run_ends() {
 /// there now is delivered; what concerns earlier events stays.
 #[test]
 fn an_adoption_voids_what_concerns_lost_events_and_keeps_the_rest() {
-    use v1::OutcomeKind::{DeadLettered, Delivered};
+    use internal::OutcomeKind::{DeadLettered, Delivered};
     let database = memory();
-    let before = v1::Commit {
+    let before = internal::Commit {
         outcomes: vec![
             outcome(0, 0, 2, 0, Delivered),
             outcome(0, 1, 7, 0, Delivered),
@@ -391,29 +417,32 @@ fn an_adoption_voids_what_concerns_lost_events_and_keeps_the_rest() {
         runs: vec![run(1, 0, 3, 2), run(1, 0, 2, 9), run(1, 1, 6, 2)],
         results: vec![result(1, 9)],
         subscriptions: vec![
-            change(0, Change::Opened(v1::Opened { name: "s".into(), from: 7, revision: 1, ..Default::default() })),
-            change(0, Change::Detached(v1::Detached { next: 8 })),
-            change(1, Change::Detached(v1::Detached { next: 3 })),
+            change(
+                0,
+                Change::Opened(internal::Opened { name: "s".into(), from: 7, revision: 1, ..Default::default() }),
+            ),
+            change(0, Change::Detached(internal::Detached { next: 8 })),
+            change(1, Change::Detached(internal::Detached { next: 3 })),
         ],
         cursor: 8,
         commands_cursor: 9,
         ..Default::default()
     };
-    let adopted = Some(v1::Adoption::default());
-    let adopts = v1::Commit { cursor: 5, commands_cursor: 4, adopted, epoch: 2, ..Default::default() };
+    let adopted = Some(internal::Adoption::default());
+    let adopts = internal::Commit { cursor: 5, commands_cursor: 4, adopted, epoch: 2, ..Default::default() };
     apply(&database, &records(1, &[before, adopts]), CREATED_NS).unwrap();
     let view = database.begin_read().unwrap();
     let subscription = |index| SubscriptionUid::from_slice(&uid(index)).unwrap();
-    let lanes: Vec<_> = all::<v1::Lane>(&view, LANES).unwrap();
+    let lanes: Vec<_> = all::<internal::Lane>(&view, LANES).unwrap();
     let lanes: Vec<_> = lanes.iter().map(|lane| (lane.subscription[0] - 1, lane.next, lane.last)).collect();
     assert_eq!(lanes, [(0, 4, 5), (UNORDERED, 5, 5)], "the unsettled part of what is left");
-    let runs: Vec<_> = all::<v1::PendingRun>(&view, RUNS).unwrap();
+    let runs: Vec<_> = all::<internal::PendingRun>(&view, RUNS).unwrap();
     assert_eq!(runs.iter().map(|run| (run.sequence, run.run)).collect::<Vec<_>>(), [(3, 2)]);
     assert_eq!(head(&database, subscription(0), "a").unwrap().map(|id| id.to_vec()), Some(event(2)));
     assert_eq!(head(&database, subscription(0), "ab").unwrap(), None);
     let open = |seq| open_dead_letter(&database, subscription(1), StreamSeq(seq)).unwrap();
     assert_eq!((open(3), open(6)), (Some(Run(0)), None));
-    let states: Vec<_> = all::<v1::SubscriptionState>(&view, SUBSCRIPTIONS).unwrap();
+    let states: Vec<_> = all::<internal::SubscriptionState>(&view, SUBSCRIPTIONS).unwrap();
     assert_eq!(states.iter().map(|state| (state.from, state.detached)).collect::<Vec<_>>(), [(6, None), (0, Some(3))]);
     assert!(has_request(&database, "request 1").unwrap(), "what was carried out is not carried out again");
     assert_eq!(positions_of(&view).unwrap().cursor, StreamSeq(5));

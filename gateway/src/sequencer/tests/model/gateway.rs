@@ -20,7 +20,7 @@ use weft_index::{
 use weft_nats::{message::Outgoing, records};
 use weft_proto::{
     ids::{EventId, StreamSeq, WorkflowId},
-    v1,
+    internal,
 };
 
 use super::{CHAINS, Fate, LAYOUT, Log, Mutant, NOW, horizons};
@@ -462,7 +462,7 @@ fn is_of(log: &Log, cursor: StreamSeq, newest: Option<(StreamSeq, Mark)>) -> boo
 
 fn carry_of(mut heads: Vec<(WorkflowId, WorkflowHead)>, overlay: &Overlay) -> Option<HeadRecord> {
     heads.retain(|(workflow, _)| overlay.head(workflow).is_none());
-    let records = heads.iter().map(|(workflow, head)| v1::Head {
+    let records = heads.iter().map(|(workflow, head)| internal::Head {
         workflow_id: workflow.to_string(),
         sequence_number: head.sequence_number.0,
         event_id: head.event_id.to_vec(),

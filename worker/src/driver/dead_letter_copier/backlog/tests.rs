@@ -7,18 +7,18 @@ fn uid(number: u8) -> SubscriptionUid {
     SubscriptionUid::from_bytes([number; 16])
 }
 
-fn dead(subscription: u8, sequence: u64) -> v1::Outcome {
-    v1::Outcome {
+fn dead(subscription: u8, sequence: u64) -> internal::Outcome {
+    internal::Outcome {
         subscription: uid(subscription).to_vec(),
         sequence,
-        kind: v1::OutcomeKind::DeadLettered.into(),
+        kind: internal::OutcomeKind::DeadLettered.into(),
         reason: v1::DeadLetterReason::Permanent.into(),
         ..Default::default()
     }
 }
 
-fn commit(outcomes: Vec<v1::Outcome>) -> v1::Commit {
-    v1::Commit { outcomes, ..Default::default() }
+fn commit(outcomes: Vec<internal::Outcome>) -> internal::Commit {
+    internal::Commit { outcomes, ..Default::default() }
 }
 
 fn event(sequence: u64, bytes: usize) -> Arc<StoredEvent> {
@@ -89,10 +89,10 @@ fn a_refused_copy_is_recorded_and_keeps_its_event() {
     assert!(matches!(next.next(now), CopyJob::Wait(Some(at)) if at == now + REFUSED_PAUSE));
     assert!(matches!(next.next(now + REFUSED_PAUSE), CopyJob::Retry(..)));
     next.retried(place, CopyResult::Stored, now);
-    assert_eq!(next.progress().1[0].kind(), v1::CopyStateKind::Stored);
+    assert_eq!(next.progress().1[0].kind(), internal::CopyStateKind::Stored);
     assert_eq!(next.horizon().keep_from, None);
 
-    let resolved = v1::Outcome { run: 9, kind: v1::OutcomeKind::Resolved.into(), ..dead(1, 10) };
+    let resolved = internal::Outcome { run: 9, kind: internal::OutcomeKind::Resolved.into(), ..dead(1, 10) };
     backlog.add(7, &commit(vec![resolved]), vec![]);
     assert_eq!(backlog.horizon().keep_from, None, "a resolved dead letter needs no copy");
 }
@@ -100,7 +100,7 @@ fn a_refused_copy_is_recorded_and_keeps_its_event() {
 /// However many copies are missing, memory is bounded, a stuck subscription leaves room for others, and none is forgotten.
 fn is_bounded_and_complete(commits: &[Vec<u8>], stuck: u8, copied: usize) {
     let now = Instant::now();
-    let mut log: Vec<v1::Commit> = Vec::new();
+    let mut log: Vec<internal::Commit> = Vec::new();
     let mut sequence = 0;
     for subscriptions in commits {
         let mut outcomes = Vec::new();
@@ -133,7 +133,8 @@ fn is_bounded_and_complete(commits: &[Vec<u8>], stuck: u8, copied: usize) {
             }
             CopyJob::Read { from, through } => {
                 let end = through.min(from + 2);
-                let part: Vec<(u64, v1::Commit)> = (from..=end).map(|at| (at, log[at as usize - 1].clone())).collect();
+                let part: Vec<(u64, internal::Commit)> =
+                    (from..=end).map(|at| (at, log[at as usize - 1].clone())).collect();
                 // The driver continues in the meantime.
                 if let Some(commit) = log.get(later) {
                     later += 1;
@@ -165,7 +166,7 @@ fn is_bounded_and_complete(commits: &[Vec<u8>], stuck: u8, copied: usize) {
     let end = log.len() as u64;
     assert_eq!(backlog.copied(), first_stuck.map_or(end, |at| (copied + at) as u64));
     let keep = first_stuck.and_then(|at| {
-        let of_stuck = |outcome: &&v1::Outcome| outcome.subscription == uid(stuck).to_vec();
+        let of_stuck = |outcome: &&internal::Outcome| outcome.subscription == uid(stuck).to_vec();
         log[copied + at].outcomes.iter().find(of_stuck).map(|outcome| StreamSeq(outcome.sequence))
     });
     assert_eq!(backlog.horizon().keep_from, keep);
