@@ -25,6 +25,7 @@ use weft_services::{
     sender::{Sender, Signing},
 };
 
+mod counts;
 pub mod judge;
 
 use judge::{Acknowledged, Delivered, Finding, judge};
@@ -65,11 +66,14 @@ pub async fn run(args: PromisesArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let acknowledged = send_all(&up, &wiring).await?;
     let sent = started.elapsed();
-    let dead = wait_for_all(&acknowledged, &receiver, &up.admin().await?).await?;
+    let admin = up.admin().await?;
+    let dead = wait_for_all(&acknowledged, &receiver, &admin).await?;
     let took = started.elapsed();
     let arrivals = receiver.arrivals();
     let delivered: Vec<_> = arrivals.iter().map(delivered).collect();
-    let findings = judge(SENDERS * EVENTS, &acknowledged, &delivered, &dead);
+    let mut findings = judge(SENDERS * EVENTS, &acknowledged, &delivered, &dead);
+    let witnessed = counts::witnessed(&acknowledged, &arrivals);
+    findings.push(counts::compare(&witnessed, up.endpoints.get("ops")?, &admin).await?);
     up.stop().await?;
 
     match args.output.format() {
