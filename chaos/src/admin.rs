@@ -1,6 +1,9 @@
 //! The admin as an operator's client sees it. Calls are repeated with the same request id until they are answered.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, bail};
 use tonic::{
@@ -12,7 +15,7 @@ use weft_proto::v1::{self, catalog_service_client::CatalogServiceClient};
 
 use crate::{
     mesh::TOKEN,
-    record::{DeadLetter, Shown},
+    record::{Counts, DeadLetter, Shown},
 };
 
 /// Longest time for one call.
@@ -21,6 +24,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before a repeat.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Longest step of a clock.
+const STEPS_MAX: Duration = Duration::from_secs(2 * 86_400);
 /// Items of a page.
 const PAGE: u32 = 1000;
 /// Largest answer.
@@ -119,6 +124,28 @@ impl Admin {
             status: letter.status,
         });
         Ok(letters.collect())
+    }
+
+    /// The counts of a source.
+    pub async fn stats(&self, source: &str) -> anyhow::Result<Counts> {
+        let client = v1::stats_service_client::StatsServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let now = SystemTime::now();
+        // Outcomes are counted by the clocks of their workers, which are stepped.
+        let request = v1::GetStatsRequest {
+            since: now.checked_sub(STEPS_MAX).map(prost_types::Timestamp::from),
+            until: now.checked_add(STEPS_MAX).map(prost_types::Timestamp::from),
+            step_minutes: 0,
+        };
+        let answer = self.call("GetStats", &request, |request| {
+            let mut client = client.clone();
+            async move { client.get_stats(request).await }
+        });
+        let stats = answer.await?.stats.context("GetStats: no stats")?;
+        let of_source = stats.sources.into_iter().find(|group| group.label == source);
+        let counts = of_source.and_then(|group| group.counts).unwrap_or_default();
+        let v1::StatsCounts { accepted, delivered, dead_lettered, discarded, resolved, unrouted, .. } = counts;
+        Ok(Counts { accepted, delivered, dead_lettered, discarded, resolved, unrouted })
     }
 
     /// The items of all pages.

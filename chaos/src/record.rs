@@ -191,6 +191,23 @@ pub struct Outcome {
     pub commit: u64,
 }
 
+/// Numbers of events and of their outcomes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events stored.
+    pub accepted: u64,
+    /// Outcomes [`OutcomeKind::Delivered`].
+    pub delivered: u64,
+    /// Outcomes [`OutcomeKind::DeadLettered`].
+    pub dead_lettered: u64,
+    /// Outcomes [`OutcomeKind::Discarded`].
+    pub discarded: u64,
+    /// Outcomes [`OutcomeKind::Resolved`].
+    pub resolved: u64,
+    /// Outcomes [`OutcomeKind::Unrouted`].
+    pub unrouted: u64,
+}
+
 /// A change of a subscription that a shard's owner recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -365,6 +382,8 @@ pub struct Records {
     pub copies: BTreeMap<(String, String), u64>,
     /// Events of the admin.
     pub shown: Vec<Shown>,
+    /// The admin's stats of the senders' source.
+    pub stats: Counts,
     /// Failures of processes.
     pub failures: Vec<ProcessFailure>,
 }

@@ -274,7 +274,10 @@ async fn show(injector: &Arc<Injector>, admin: &Admin, records: &mut Records) ->
             }
         }
         records.dead_letters = admin.dead_letters().await?;
-        let late = |violation: &Violation| matches!(violation.rule, Rule::HistoryDiffers | Rule::DeadLetterDiffers);
+        records.stats = admin.stats(judge::SOURCE).await?;
+        let late = |violation: &Violation| {
+            matches!(violation.rule, Rule::HistoryDiffers | Rule::StatsDiffer | Rule::DeadLetterDiffers)
+        };
         if !judge::judge(records).iter().any(late) || tokio::time::Instant::now() > deadline {
             return Ok(());
         }

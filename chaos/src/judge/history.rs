@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Index, Rule, Violation, index::Match};
-use crate::record::{OutcomeKind, Shown, Stored, Subscription};
+use crate::record::{Counts, OutcomeKind, Records, Shown, Stored, Subscription};
 
 /// Judges the admin.
 pub fn judge(index: &Index<'_>, found: &mut Vec<Violation>) {
@@ -15,7 +15,33 @@ pub fn judge(index: &Index<'_>, found: &mut Vec<Violation>) {
             None => found.push(Violation::new(Rule::HistoryDiffers, &event.event_id, "the admin does not show it")),
         }
     }
+    stats(index, found);
     dead_letters(index, found);
+}
+
+/// Every event and every outcome is counted once, also where processes were killed in between. The counts of a process, `/metrics`, begin
+/// again with each start of it, so they are compared where nothing is killed.
+fn stats(index: &Index<'_>, found: &mut Vec<Violation>) {
+    let expected = counted(index.records);
+    if index.records.stats != expected {
+        let text = format!("the stats count {:?}, the streams {expected:?}", index.records.stats);
+        found.push(Violation::new(Rule::StatsDiffer, "", text));
+    }
+}
+
+/// The numbers of the streams.
+pub fn counted(records: &Records) -> Counts {
+    let mut counts = Counts { accepted: records.log.len() as u64, ..Counts::default() };
+    for outcome in &records.outcomes {
+        *match outcome.kind {
+            OutcomeKind::Delivered => &mut counts.delivered,
+            OutcomeKind::DeadLettered => &mut counts.dead_lettered,
+            OutcomeKind::Discarded => &mut counts.discarded,
+            OutcomeKind::Unrouted => &mut counts.unrouted,
+            OutcomeKind::Resolved => &mut counts.resolved,
+        } += 1;
+    }
+    counts
 }
 
 fn event_shown(index: &Index<'_>, event: &Stored, shown: &Shown, found: &mut Vec<Violation>) {

@@ -70,6 +70,8 @@ pub enum Rule {
     LaneChain,
     /// The admin's view differs from the log and the outcomes.
     HistoryDiffers,
+    /// The admin's stats count other numbers than the log and the outcomes.
+    StatsDiffer,
     /// A dead letter is not listed, not copied, or listed without being one.
     DeadLetterDiffers,
     /// A dead letter was not delivered by the redrive at the end, or not shown as redriven.

@@ -140,6 +140,7 @@ fn sound() -> Records {
         redriven: Vec::new(),
         copies: BTreeMap::from([(("main".to_owned(), id(3)), 1)]),
         shown: vec![shown(1, "delivered"), shown(2, "delivered"), shown(3, "dead_lettered"), shown(4, "delivered")],
+        stats: Counts { accepted: 4, delivered: 3, dead_lettered: 1, ..Counts::default() },
         failures: Vec::new(),
     }
 }
@@ -158,6 +159,7 @@ fn breaks(rule: Rule, change: impl FnOnce(&mut Records)) {
 fn breaks_nothing(change: impl FnOnce(&mut Records)) {
     let mut records = sound();
     change(&mut records);
+    records.stats = super::history::counted(&records);
     assert_eq!(judge(&records), []);
 }
 
@@ -329,6 +331,9 @@ fn wrong_views_of_the_admin_are_noticed() {
     breaks(Rule::HistoryDiffers, |records| records.shown[2].status = "delivered".into());
     breaks(Rule::HistoryDiffers, |records| records.shown[3].status = "pending".into());
     breaks(Rule::HistoryDiffers, |records| records.shown[3].number = 5);
+    breaks(Rule::StatsDiffer, |records| records.stats.accepted = 5);
+    breaks(Rule::StatsDiffer, |records| records.stats.delivered = 2);
+    breaks(Rule::StatsDiffer, |records| records.stats.unrouted = 1);
     breaks(Rule::DeadLetterDiffers, |records| records.dead_letters.clear());
     breaks(Rule::DeadLetterDiffers, |records| records.copies.clear());
     breaks(Rule::DeadLetterDiffers, |records| {
