@@ -48,7 +48,7 @@ target/interop: interop/requirements.txt
 
 # What `make test` does for seconds, for much longer: the models for ten minutes each; workers killed and put to sleep
 # under load, twenty kills where there are three; nats-server killed fifty times and stopped for a minute; a receiver that is
-# away for 200,000 events; two minutes of sick workflows of each kind. Seeds are printed; the same dice again with WEFT_SOAK_SEED.
+# away for 200,000 events; a redrive of 10,000 dead letters through kills; two minutes of sick workflows of each kind. Seeds are printed; the same dice again with WEFT_SOAK_SEED.
 soak: soak-models soak-kills
 	$(WITH_NATS) WEFT_ISOLATION_SECONDS="$(or $(WEFT_ISOLATION_SECONDS),120)" \
 		cargo test --package weft-worker --test it --locked -- --nocapture --test-threads 1 isolation::workflows
@@ -72,7 +72,8 @@ RECEIPTS_CASES = 4000
 soak-kills: nats-server
 	$(WITH_NATS) WEFT_SOAK_KILLS="$(or $(WEFT_SOAK_KILLS),20)" WEFT_SOAK_EVENTS="$(or $(WEFT_SOAK_EVENTS),200000)" \
 		WEFT_SOAK_SERVER_FAULTS="$(or $(WEFT_SOAK_SERVER_FAULTS),50)" WEFT_SOAK_STOP_SECONDS=60 \
-		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: jetstream:: outage:: postgres:: processes::a_server
+		WEFT_SOAK_DEAD_LETTERS="$(or $(WEFT_SOAK_DEAD_LETTERS),10000)" \
+		cargo test --package weft --test it --locked -- --nocapture --test-threads 1 failover:: jetstream:: outage:: postgres:: processes::a_server redrive::
 
 # Real processes through faults that a seed decides (kills, stops, restarts, network cuts, delays, steps of the clock, changes
 # of the catalog): one nats-server, then a cluster of three. Every promise is judged from the outside. SECONDS=240 of each,

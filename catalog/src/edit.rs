@@ -228,6 +228,7 @@ pub async fn record(
         reason: stamp.reason.clone(),
         at_ms: connection.server_clock().now().as_millisecond(),
         action: Some(internal::command::Action::Catalog(edit)),
+        ..Default::default()
     };
     commands::append(connection, layout, RECORD_SHARD, &command).await.map(drop).map_err(EditError::Unrecorded)
 }

@@ -164,7 +164,8 @@ fn read_outcome(shard: u32, commit: u64, epoch: u64, outcome: &internal::Outcome
         internal::OutcomeKind::Discarded => OutcomeKind::Discarded,
         internal::OutcomeKind::Unrouted => OutcomeKind::Unrouted,
         internal::OutcomeKind::Resolved => OutcomeKind::Resolved,
-        internal::OutcomeKind::Unspecified => return None,
+        // Ends no delivery: the dead letter is as before.
+        internal::OutcomeKind::Cancelled | internal::OutcomeKind::Unspecified => return None,
     };
     Some(Outcome {
         shard,

@@ -55,6 +55,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 17] = [
             ("weft dlq list --since 1d --reason-code permanent", "refused for good since yesterday"),
             ("weft dlq redrive --type 'order.*' --dry-run", "how many that would be"),
             ("weft dlq discard billing:EVENT_ID --reason duplicate", "it is not to be delivered"),
+            ("weft dlq cancel REQUEST_ID", "end a redrive; the rest stays open"),
         ],
     ),
     (

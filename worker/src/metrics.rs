@@ -72,11 +72,12 @@ pub fn describe() {
 }
 
 /// The outcomes of deliveries, as labels.
-const OUTCOME_LABELS: [(OutcomeKind, &str); 4] = [
+const OUTCOME_LABELS: [(OutcomeKind, &str); 5] = [
     (OutcomeKind::Delivered, "delivered"),
     (OutcomeKind::DeadLettered, "dead_lettered"),
     (OutcomeKind::Discarded, "discarded"),
     (OutcomeKind::Resolved, "resolved"),
+    (OutcomeKind::Cancelled, "cancelled"),
 ];
 /// The classes of attempts, as labels.
 const CLASS_LABELS: [(AttemptClass, &str); 11] = [

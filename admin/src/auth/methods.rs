@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 55] = [
+const METHODS: [(&str, Scope, Limits); 56] = [
     ("EventService/ListEvents", Scope::Read, Enforced),
     ("EventService/GetEvent", Scope::Read, Enforced),
     ("EventService/EventsSince", Scope::Read, Enforced),
@@ -39,6 +39,7 @@ const METHODS: [(&str, Scope, Limits); 55] = [
     ("DeadLetterService/RedriveDeadLetters", Scope::Operate, Enforced),
     ("DeadLetterService/ResolveDeadLetters", Scope::Operate, Enforced),
     ("DeadLetterService/DiscardDeadLetters", Scope::Operate, Enforced),
+    ("DeadLetterService/CancelDeadLetterOperation", Scope::Operate, Forbidden),
     ("DeadLetterService/DeadLetterStats", Scope::Read, Enforced),
     ("WorkflowService/GetWorkflow", Scope::Read, Enforced),
     ("WorkflowService/ListLanes", Scope::Read, Enforced),

@@ -9,7 +9,7 @@ use weft_proto::{
 };
 
 use super::{
-    command::{Call, cut, item},
+    command::{Call, cut, is_complete, item, without_stored},
     selection::Selection,
     state::{COMMAND_TIMEOUT, LogState},
 };
@@ -60,10 +60,11 @@ pub(super) async fn close(
     let kind = asked.kind;
     let is_same = |action: &Action| matches!(action, Action::Close(close) if close.kind() == kind);
     let mut commands = call.stored(log, is_same).await?;
-    if commands.is_empty() {
-        let items: Vec<_> = what.select(log, grant).await?.iter().map(item).collect();
+    if !is_complete(&commands) {
+        let items = what.select(log, grant).await?.iter().map(item).collect();
+        let items = without_stored(items, &commands);
         let close = |items| Action::Close(internal::CloseDeadLetters { items, kind: kind.into() });
-        commands = call.command(log, cut(&items, close)).await?;
+        commands = call.command(log, &commands, cut(&items, close)).await?;
     }
     for command in &commands {
         if !log.carried_out(command, COMMAND_TIMEOUT).await? {

@@ -1,8 +1,10 @@
 //! Commands: split by size, appended so that each is stored once, and found again by their request id.
 //!
 //! A request becomes one command per shard, or several if it names many items. Its request id is the commands' id, so a call
-//! that is repeated with the same id appends nothing and returns the results of the first one. A call that fails
-//! between two of its commands has acted partly, and reports that.
+//! that is repeated with the same id appends nothing and returns the results of the first one. A call that ends between two
+//! of its commands, because a process dies or NATS is away, has acted partly: its repetition appends the rest.
+
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use prost::Message as _;
@@ -58,16 +60,24 @@ impl Call {
         }
     }
 
-    /// Appends these actions, each as the part of its index, and waits until the history knows them. Returns the stored
-    /// commands: a concurrent call with the same id may have been first.
+    /// Appends these actions as further parts of the `stored` ones, and waits until the history knows them. Returns all that
+    /// are stored: a concurrent call with the same id may have been first. Once the call is cancelled nothing more is appended.
     ///
     /// # Errors
     ///
     /// LOG_UNAVAILABLE, STARTING. Some may have been stored.
-    pub async fn command(&self, log: &LogState, actions: Vec<(ShardId, Action)>) -> Result<Vec<StoredCommand>, Status> {
+    pub async fn command(
+        &self,
+        log: &LogState,
+        stored: &[StoredCommand],
+        actions: Vec<(ShardId, Action)>,
+    ) -> Result<Vec<StoredCommand>, Status> {
         // The server's clock, which all admins share: the last command counts.
         let now = log.connection.server_clock().now();
-        for (shard, command) in self.commands(now, actions) {
+        for (shard, command) in self.commands(now, stored, actions) {
+            if log.history.is_cancelled(self.request_id.clone()).await.map_err(of_history)? {
+                break;
+            }
             let run = append(log, shard, &command).await?;
             log.history.reach_command(shard, run, COMMAND_TIMEOUT).await.map_err(of_history)?;
         }
@@ -75,13 +85,25 @@ impl Call {
     }
 
     /// The first command of a shard has the request's id, the others a suffix: owners execute each id once.
-    fn commands(&self, now: Timestamp, actions: Vec<(ShardId, Action)>) -> Vec<(ShardId, internal::Command)> {
+    fn commands(
+        &self,
+        now: Timestamp,
+        stored: &[StoredCommand],
+        actions: Vec<(ShardId, Action)>,
+    ) -> Vec<(ShardId, internal::Command)> {
         let mut commands: Vec<(ShardId, internal::Command)> = Vec::with_capacity(actions.len());
-        let mut part = 0;
+        let mut parts: BTreeMap<ShardId, usize> = BTreeMap::new();
+        for known in stored {
+            *parts.entry(known.shard).or_default() += 1;
+        }
+        let total = u32::try_from(stored.len() + actions.len()).unwrap_or(u32::MAX);
         for (shard, action) in actions {
-            part = if commands.last().is_some_and(|(last, _)| *last == shard) { part + 1 } else { 0 };
+            let next = parts.entry(shard).or_default();
+            let part = *next;
+            *next += 1;
             let command = internal::Command {
                 request_id: part_id(&self.request_id, part),
+                parts: total,
                 operator: self.operator.clone(),
                 reason: self.reason.clone(),
                 at_ms: now.as_millisecond(),
@@ -124,6 +146,26 @@ pub(super) fn cut(
     parts.map(|(shard, part)| (shard, action(part))).collect()
 }
 
+/// Whether a call has stored all of its commands.
+pub(super) fn is_complete(stored: &[StoredCommand]) -> bool {
+    stored.iter().map(|stored| stored.command.parts as usize).max().is_some_and(|parts| parts <= stored.len())
+}
+
+/// The items that no stored command of the call names.
+pub(super) fn without_stored(
+    items: Vec<(ShardId, internal::RedriveItem)>,
+    stored: &[StoredCommand],
+) -> Vec<(ShardId, internal::RedriveItem)> {
+    let named: HashSet<_> = stored
+        .iter()
+        .flat_map(|stored| stored.items().map(|(item, _)| (item.shard, item.seq.0, item.uid.to_vec())))
+        .collect();
+    let is_new = |(shard, item): &(ShardId, internal::RedriveItem)| {
+        !named.contains(&(*shard, item.sequence, item.subscription.clone()))
+    };
+    items.into_iter().filter(is_new).collect()
+}
+
 /// The item of a command for a dead letter.
 pub(super) fn item(dead_letter: &DeadLetter) -> (ShardId, internal::RedriveItem) {
     let place = &dead_letter.place;
@@ -163,8 +205,8 @@ fn parts(items: &[(ShardId, internal::RedriveItem)]) -> Vec<Vec<internal::Redriv
 async fn append(log: &LogState, shard: ShardId, command: &internal::Command) -> Result<Run, Status> {
     commands::append(&log.connection, log.layout, shard, command).await.map_err(|problem| {
         let message = format!(
-            "the command could not be stored: {problem}; part of it may have been: repeat the call under another \
-             request_id for what has not been taken"
+            "the command could not be stored: {problem}; part of it may have been: a call with the same request_id \
+             completes it"
         );
         refuse(Code::LogUnavailable, message)
     })
@@ -220,7 +262,7 @@ mod tests {
         let items: Vec<_> = selected.iter().map(item).collect();
         let call = Call { request_id: "again".into(), operator: "admin".into(), reason: cut_reason(&"r".repeat(2000)) };
         let redrive = |items| Action::Redrive(internal::Redrive { items });
-        let commands = call.commands(Timestamp::UNIX_EPOCH, cut(&items, redrive));
+        let commands = call.commands(Timestamp::UNIX_EPOCH, &[], cut(&items, redrive));
         let mut sequences = Vec::new();
         for (shard, command) in &commands {
             assert!(command.encoded_len() < MESSAGE_OVERHEAD_BYTES as usize);
@@ -234,6 +276,20 @@ mod tests {
         assert!(ids.starts_with(&[(0, "again"), (0, "again#1")]), "{ids:?}");
         assert!(ids.ends_with(&[(3, "again"), (3, "again#1")]), "{ids:?}");
         assert!(cut(&[], redrive).is_empty());
+
+        // Of a call that ended before its last command: the repetition appends that one, under the same id.
+        let stored = |(index, (shard, command)): (usize, &(ShardId, internal::Command))| StoredCommand {
+            shard: *shard,
+            run: Run(index as u64 + 1),
+            command: command.clone(),
+        };
+        let mut stored: Vec<_> = commands.iter().enumerate().map(stored).collect();
+        assert!(is_complete(&stored) && without_stored(items.clone(), &stored).is_empty());
+        let missing = stored.pop().unwrap();
+        assert!(!is_complete(&stored) && !is_complete(&[]));
+        let rest = without_stored(items, &stored);
+        let rest = call.commands(Timestamp::UNIX_EPOCH, &stored, cut(&rest, redrive));
+        assert_eq!(rest, [(missing.shard, missing.command)]);
     }
 
     #[test]

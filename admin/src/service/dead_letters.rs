@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use weft_proto::v1::{self, dead_letter_service_server::DeadLetterService};
 
 use super::{
-    close_item,
+    close_item, dead_letter_operation,
     dead_letter_query::{by_id, filter_of, limited},
     dead_letter_stats,
     events::page_size,
@@ -92,6 +92,14 @@ impl DeadLetterService for DeadLetters {
     ) -> Result<Response<v1::CloseDeadLettersResponse>, Status> {
         let grant = auth::grant(&request)?;
         close_item::close(self.state.log()?, &grant, request.into_inner().into()).await.map(Response::new)
+    }
+
+    async fn cancel_dead_letter_operation(
+        &self,
+        request: Request<v1::CancelDeadLetterOperationRequest>,
+    ) -> Result<Response<v1::DeadLetterOperation>, Status> {
+        let grant = auth::grant(&request)?;
+        dead_letter_operation::cancel(self.state.log()?, &grant, request.into_inner()).await.map(Response::new)
     }
 
     async fn dead_letter_stats(

@@ -88,7 +88,7 @@ pub(super) async fn erase(
         let actions = parts.map(|items| {
             (weft_catalog::edit::RECORD_SHARD, Action::Erase(internal::EraseEvents { items, done: false }))
         });
-        stored = call.command(log, actions.collect()).await?;
+        stored = call.command(log, &[], actions.collect()).await?;
     }
     let removed = carry_out(log, &stored).await?;
     let selected = stored.iter().map(|command| items_of(command).len()).sum::<usize>();

@@ -56,6 +56,7 @@ mod audit;
 mod catalog;
 mod close_item;
 mod command;
+mod dead_letter_operation;
 mod dead_letter_query;
 mod dead_letter_stats;
 mod dead_letters;

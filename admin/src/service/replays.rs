@@ -15,7 +15,7 @@ use weft_proto::{
 };
 
 use super::{
-    command::{Call, cut},
+    command::{Call, cut, is_complete, without_stored},
     page_token,
     state::{LogState, State},
 };
@@ -68,7 +68,7 @@ impl Replays {
                 let order = internal::ReplayOrder { replay: id.to_owned(), run: part.run.0, action: action.into() };
                 (part.shard, Action::ReplayOrder(order))
             };
-            call.command(log, parts.iter().map(order).collect()).await?;
+            call.command(log, &[], parts.iter().map(order).collect()).await?;
         }
         view(log, id, &parts).await.map(Response::new)
     }
@@ -103,14 +103,14 @@ impl ReplayService for Replays {
         let call = Call::new(&grant, &request_id, &reason)?;
         log.catch_up().await?;
         let mut parts = call.stored(log, |action| matches!(action, Action::Replay(_))).await?;
-        if parts.is_empty() {
+        if !is_complete(&parts) {
             let selected = select(log, &grant, selection.unwrap_or_default()).await?;
-            if selected.items.is_empty() {
+            if selected.items.is_empty() && parts.is_empty() {
                 return Err(refuse(Code::NotFound, selected.nothing()));
             }
-            parts = call
-                .command(log, cut(&selected.items, |items| Action::Replay(internal::ReplayEvents { items })))
-                .await?;
+            let items = without_stored(selected.items, &parts);
+            let actions = cut(&items, |items| Action::Replay(internal::ReplayEvents { items }));
+            parts = call.command(log, &parts, actions).await?;
         }
         view(log, &call.request_id, &parts).await.map(Response::new)
     }

@@ -66,7 +66,7 @@ impl Workflows {
                 return Err(refuse(Code::NotFound, message));
             }
             let (shard, wanted) = order.command(log, uid, &workflow).await?;
-            commands = call.command(log, vec![(shard, Action::Lane(wanted))]).await?;
+            commands = call.command(log, &[], vec![(shard, Action::Lane(wanted))]).await?;
         }
         let stored = commands.first().ok_or_else(|| refuse(Code::Internal, "the command is not in the history"))?;
         let Some(Action::Lane(lane_order)) = &stored.command.action else {

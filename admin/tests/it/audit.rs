@@ -15,7 +15,7 @@ use crate::{
     mesh::{BILLING, Client, Mesh, PATIENCE, TOKEN, bearer, opening, outcome, reason},
 };
 
-fn audit(mesh: &Mesh) -> AuditServiceClient<Client> {
+pub fn audit(mesh: &Mesh) -> AuditServiceClient<Client> {
     AuditServiceClient::with_interceptor(mesh.admin.channel(), bearer(TOKEN))
 }
 

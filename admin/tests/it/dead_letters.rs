@@ -176,6 +176,51 @@ async fn a_redrive_acts_once_and_tells_how_it_goes() {
     assert_eq!(reason(answer), (Code::InvalidArgument, "BAD_QUERY".into()));
 }
 
+/// A cancelled redrive ends with what its owner says: what was delivered stays so, the rest is open and said to be.
+#[tokio::test]
+async fn a_cancelled_redrive_says_what_was_done() {
+    let mut mesh = Mesh::start(1).await;
+    let (ids, places) = three(&mut mesh).await;
+    let request = v1::RedriveDeadLettersRequest { all: true, request_id: "again".into(), ..Default::default() };
+    let mut progress = redrive(&mesh, request).await;
+    assert_eq!(next(&mut progress).await.unwrap().selected, 3);
+    let cancel = |id: &str, request_id: &str| {
+        let (id, request_id) = (id.to_owned(), request_id.to_owned());
+        let request = v1::CancelDeadLetterOperationRequest { id, reason: "too many".into(), request_id };
+        let mut client = mesh.admin.dead_letters();
+        tokio::spawn(async move { client.cancel_dead_letter_operation(request).await })
+    };
+    assert_eq!(reason(cancel("other", "").await.unwrap()), (Code::NotFound, "NOT_FOUND".into()));
+    let cancelling = cancel("again", "stop");
+    assert!(eventually(PATIENCE, async || commands(&mesh, SHARD).await.len() == 2).await);
+    let (run, command) = commands(&mesh, SHARD).await.remove(1);
+    let order = internal::CancelDeadLetters { operation: "again".into(), run: 1 };
+    assert_eq!(command.action, Some(internal::command::Action::Cancel(order)));
+    let kinds = [OutcomeKind::Delivered, OutcomeKind::Cancelled, OutcomeKind::Cancelled];
+    let outcomes = places.iter().zip(kinds).map(|((workflow, id, seq), kind)| outcome(workflow, *id, *seq, 1, kind));
+    let commit = internal::Commit { commands_cursor: run, outcomes: outcomes.collect(), ..Default::default() };
+    mesh.commit(SHARD, commit).await;
+    let cancelled = cancelling.await.unwrap().unwrap().into_inner();
+    assert_eq!(cancelled.kind(), v1::DeadLetterOperationKind::Redrive);
+    assert_eq!(cancelled.state(), v1::DeadLetterOperationState::Cancelled);
+    assert_eq!((cancelled.selected, cancelled.done, cancelled.cancelled, cancelled.pending), (3, 1, 2, 0));
+    let mut last = None;
+    while let Some(item) = next(&mut progress).await {
+        last = Some(item);
+    }
+    assert_eq!(last.map(|last| (last.delivered, last.cancelled)), Some((1, 2)));
+    assert_eq!(statuses(&mesh, &ids).await, ["redriven", "open", "open"]);
+    // The same call says the same, another one that there is nothing to cancel.
+    assert_eq!(cancel("again", "stop").await.unwrap().unwrap().into_inner(), cancelled);
+    assert_eq!(reason(cancel("again", "").await.unwrap()), (Code::Aborted, "CONFLICT".into()));
+
+    let audit = v1::ListAuditRequest { target: "again".into(), ..Default::default() };
+    let entries = crate::audit::audit(&mesh).list_audit(audit).await.unwrap().into_inner().entries;
+    let said: Vec<_> = entries.iter().map(|entry| (entry.action.as_str(), entry.counts.unwrap().cancelled)).collect();
+    assert_eq!(said, [("CancelDeadLetterOperation", 0), ("RedriveDeadLetters", 2)]);
+    assert_eq!(entries[0].reason, "too many");
+}
+
 /// Dead letters of one event id at two places have different ids; the short id is refused with the full ones.
 #[tokio::test]
 async fn dead_letters_of_one_event_id_are_identified_by_their_place() {

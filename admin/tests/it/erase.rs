@@ -122,6 +122,7 @@ async fn an_interrupted_call_is_finished_by_the_next_admin() {
         reason: "asked for".into(),
         at_ms: Timestamp::now().as_millisecond(),
         action: Some(Action::Erase(internal::EraseEvents { items, done: false })),
+        ..Default::default()
     };
     commands::append(&mesh.connection, mesh.layout, SHARD, &command).await.unwrap();
     let message = direct::get(&mesh.connection, "EVENTS", StreamSeq(second)).await.unwrap().unwrap();

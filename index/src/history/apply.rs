@@ -125,6 +125,10 @@ impl Tables<'_> {
             Some(Action::Replay(_)) => {
                 self.replays.insert((command.at_ms, base_request_id(&command.request_id)), ())?;
             }
+            Some(Action::Cancel(cancel)) => {
+                let order = (command.at_ms, internal::ReplayAction::Cancel.into());
+                self.replay_orders.insert(cancel.operation.as_str(), order)?;
+            }
             Some(Action::ReplayOrder(order)) => {
                 // Streams of several shards contain it in any order.
                 let known = self.replay_orders.get(order.replay.as_str())?.map_or(i64::MIN, |order| order.value().0);

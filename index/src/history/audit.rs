@@ -231,6 +231,7 @@ fn action_name(command: &internal::Command) -> &str {
             ReplayAction::Cancel => "CancelReplay",
             ReplayAction::Unspecified => "",
         },
+        Some(Action::Cancel(_)) => "CancelDeadLetterOperation",
         Some(Action::DiscardSubscription(_)) => "DiscardSubscription",
         Some(Action::Adopt(_)) => "AdoptShard",
         Some(Action::Erase(_)) => "EraseEvents",
@@ -253,6 +254,9 @@ fn targets(part: &StoredCommand) -> Vec<v1::AuditTarget> {
             vec![target(AuditTargetKind::Lane, format!("{}/{}", order.subscription_name, order.workflow_id))]
         }
         Some(Action::ReplayOrder(order)) => vec![target(AuditTargetKind::Replay, order.replay.clone())],
+        Some(Action::Cancel(cancel)) => {
+            vec![target(AuditTargetKind::DeadLetterOperation, cancel.operation.clone())]
+        }
         Some(Action::DiscardSubscription(discard)) => {
             vec![target(AuditTargetKind::Subscription, discard.subscription_name.clone())]
         }
@@ -313,10 +317,11 @@ fn concerns(command: &internal::Command, target: &str) -> bool {
                 || item_id(item) == target
         })
     };
+    let is_request = base_request_id(&command.request_id) == target;
     match &command.action {
-        Some(Action::Redrive(redrive)) => items(&redrive.items),
-        Some(Action::Close(close)) => items(&close.items),
-        Some(Action::Replay(replay)) => items(&replay.items) || base_request_id(&command.request_id) == target,
+        Some(Action::Redrive(redrive)) => items(&redrive.items) || is_request,
+        Some(Action::Close(close)) => items(&close.items) || is_request,
+        Some(Action::Replay(replay)) => items(&replay.items) || is_request,
         Some(Action::Retry(retry)) => retry.entries.iter().any(|entry| entry.to_string() == target),
         Some(Action::Lane(order)) => {
             let Some((subscription, workflow)) = target.split_once('/') else {
@@ -325,6 +330,7 @@ fn concerns(command: &internal::Command, target: &str) -> bool {
             (order.subscription_name == subscription && order.workflow_id == workflow) || order.workflow_id == target
         }
         Some(Action::ReplayOrder(order)) => order.replay == target,
+        Some(Action::Cancel(cancel)) => cancel.operation == target,
         Some(Action::DiscardSubscription(discard)) => discard.subscription_name == target,
         Some(Action::Adopt(adopt)) => adopt.shard.to_string() == target,
         Some(Action::Erase(erase)) => {
@@ -347,6 +353,7 @@ fn count(view: &View, part: &StoredCommand, counts: &mut v1::AuditCounts) -> Res
             ItemProgress::Settled(OutcomeKind::Delivered) => &mut counts.done,
             ItemProgress::Settled(OutcomeKind::Resolved | OutcomeKind::Discarded) if closes => &mut counts.done,
             ItemProgress::Settled(OutcomeKind::Resolved | OutcomeKind::Discarded) => &mut counts.discarded,
+            ItemProgress::Settled(OutcomeKind::Cancelled) => &mut counts.cancelled,
             ItemProgress::Settled(_) => &mut counts.failed,
         };
         *counter += 1;
@@ -363,14 +370,18 @@ fn count(view: &View, part: &StoredCommand, counts: &mut v1::AuditCounts) -> Res
     let progress = match &part.command.action {
         Some(Action::Lane(order)) => executed(&order.subscription, order.sequence)?,
         Some(Action::DiscardSubscription(discard)) => executed(&discard.subscription, 0)?,
-        Some(Action::ReplayOrder(_)) if !is_carried_out(view, part.shard, part.run)? => ItemProgress::Pending,
+        Some(Action::ReplayOrder(_) | Action::Cancel(_)) if !is_carried_out(view, part.shard, part.run)? => {
+            ItemProgress::Pending
+        }
         Some(Action::Adopt(_)) => match view.adoptions.get((part.shard.0, part.run.0))? {
             Some(_) => ItemProgress::Settled(OutcomeKind::Delivered),
             // Executed, but not applied: the streams were not as the command says.
             None if is_carried_out(view, part.shard, part.run)? => ItemProgress::NotApplicable,
             None => ItemProgress::Pending,
         },
-        Some(Action::Catalog(_) | Action::ReplayOrder(_)) => ItemProgress::Settled(OutcomeKind::Delivered),
+        Some(Action::Catalog(_) | Action::ReplayOrder(_) | Action::Cancel(_)) => {
+            ItemProgress::Settled(OutcomeKind::Delivered)
+        }
         Some(Action::Retry(retry)) => {
             // The first record counts all of them as pending, the following ones hold the results.
             counts.selected += size(retry.entries.len());
@@ -420,7 +431,7 @@ mod tests {
             failed,
             not_applicable,
             pending,
-            discarded: 0,
+            ..v1::AuditCounts::default()
         };
         assert_eq!(entry(counts(3, 0, 0, 0)), AuditResult::Done);
         assert_eq!(entry(counts(3, 1, 1, 0)), AuditResult::Done);

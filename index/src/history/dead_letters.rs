@@ -282,7 +282,8 @@ fn facts(
     for row in view.deliveries.range((shard, seq, uid, later)..=(shard, seq, uid, u64::MAX))? {
         let delivery: DeliveryRow = decode(row?.1.value())?;
         let kind = delivery.outcome.as_ref().map(internal::Outcome::kind);
-        settled = kind.filter(|kind| *kind != OutcomeKind::DeadLettered).or(settled);
+        let leaves_open = |kind: &OutcomeKind| matches!(kind, OutcomeKind::DeadLettered | OutcomeKind::Cancelled);
+        settled = kind.filter(|kind| !leaves_open(kind)).or(settled);
     }
     let state: Option<internal::SubscriptionState> = get(&view.subscriptions, (shard, uid))?;
     // A deleted subscription's dead letters cannot be redriven any more.

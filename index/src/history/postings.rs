@@ -22,7 +22,7 @@ use super::{
 fn class_of(row: &DeliveryRow) -> Class {
     match row.outcome.as_ref().map(internal::Outcome::kind) {
         Some(OutcomeKind::Delivered) => Class::Delivered,
-        Some(OutcomeKind::DeadLettered) => Class::DeadLettered,
+        Some(OutcomeKind::DeadLettered | OutcomeKind::Cancelled) => Class::DeadLettered,
         Some(OutcomeKind::Discarded) => Class::Discarded,
         Some(OutcomeKind::Resolved) => Class::Resolved,
         Some(OutcomeKind::Unrouted) => Class::Unrouted,

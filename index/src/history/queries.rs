@@ -414,6 +414,15 @@ impl History {
         self.read(move |view, _| replays::order(view, &replay)).await
     }
 
+    /// Whether an operator has cancelled a call: a replay, or one about dead letters.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn is_cancelled(&self, request_id: String) -> Result<bool, HistoryError> {
+        Ok(self.replay_order(request_id).await? == Some(internal::ReplayAction::Cancel))
+    }
+
     /// Progress of these items of commands, in the order given.
     ///
     /// # Errors

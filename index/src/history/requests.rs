@@ -61,6 +61,7 @@ impl StoredCommand {
                 | Action::Retry(_)
                 | Action::Lane(_)
                 | Action::ReplayOrder(_)
+                | Action::Cancel(_)
                 | Action::DiscardSubscription(_)
                 | Action::Adopt(_)
                 | Action::Erase(_),
@@ -125,6 +126,9 @@ fn decision(view: &View, item: &CommandItem) -> Result<Option<OutcomeKind>, redb
         let row: DeliveryRow = decode(row.value())?;
         let Some(outcome) = row.outcome else { continue };
         let kind = outcome.kind();
+        if kind == OutcomeKind::Cancelled {
+            continue;
+        }
         if !matches!(kind, OutcomeKind::Resolved | OutcomeKind::Discarded) {
             return Ok(None);
         }

@@ -63,7 +63,8 @@ pub struct DeliveryFacts {
 pub fn delivery_status(facts: DeliveryFacts) -> DeliveryStatus {
     match facts.outcome {
         Some(OutcomeKind::Delivered) => return DeliveryStatus::Delivered,
-        Some(OutcomeKind::DeadLettered) => return DeliveryStatus::DeadLettered,
+        // A cancelled redrive leaves its dead letter as it is.
+        Some(OutcomeKind::DeadLettered | OutcomeKind::Cancelled) => return DeliveryStatus::DeadLettered,
         Some(OutcomeKind::Discarded) => return DeliveryStatus::Discarded,
         Some(OutcomeKind::Resolved) => return DeliveryStatus::Resolved,
         // Not outcomes of a delivery.

@@ -157,13 +157,12 @@ impl Tables<'_> {
             if let Some((of, uid)) = pauses::key(command) {
                 self.pauses.remove((of.as_str(), &uid, *seq))?;
             }
+            let request_id = base_request_id(&command.request_id);
             let items = match &command.action {
                 Some(Action::Redrive(redrive)) => &redrive.items[..],
                 Some(Action::Close(close)) => &close.items[..],
                 Some(Action::Replay(replay)) => {
-                    let request_id = base_request_id(&command.request_id);
                     self.replays.remove((command.at_ms, request_id))?;
-                    self.replay_orders.remove(request_id)?;
                     &replay.items[..]
                 }
                 Some(Action::Lane(order)) => {
@@ -182,8 +181,18 @@ impl Tables<'_> {
                     self.erasures.remove((shard.0, *seq))?;
                     &[]
                 }
-                Some(Action::ReplayOrder(_) | Action::Catalog(_) | Action::Retry(_) | Action::Adopt(_)) | None => &[],
+                Some(
+                    Action::ReplayOrder(_)
+                    | Action::Cancel(_)
+                    | Action::Catalog(_)
+                    | Action::Retry(_)
+                    | Action::Adopt(_),
+                )
+                | None => &[],
             };
+            if !items.is_empty() {
+                self.replay_orders.remove(request_id)?;
+            }
             for item in items {
                 if let Some(uid) = uid_of(&item.subscription) {
                     self.redrives.remove((shard.0, item.sequence, &uid, *seq))?;

@@ -21,7 +21,7 @@
 //! | `redrives` | shard, sequence, uid, COMMANDS sequence | – | COMMANDS |
 //! | `refused` | shard, COMMANDS sequence, sequence, uid | – | OUTCOMES |
 //! | `replays` | unix ms, request id | – | COMMANDS |
-//! | `replay_orders` | the replay's request id | unix ms and action of the newest order | COMMANDS |
+//! | `replay_orders` | the request id of the replay, or of the cancelled call | unix ms and action of the newest order | COMMANDS |
 //! | `pauses` | workflow id, uid, COMMANDS sequence; of a subscription: its name, nil uid, sequence | – | COMMANDS |
 //! | `adoptions` | shard, COMMANDS sequence of the order | the last event that was kept, unix ms | OUTCOMES |
 //! | `stats_rows` | minute, kind of label, label | counts and histograms | EVENTS, OUTCOMES, REJECTED |

@@ -107,6 +107,7 @@ struct Counts {
     failed: u32,
     discarded: u32,
     not_applicable: u32,
+    cancelled: u32,
     pending: u32,
 }
 
@@ -119,7 +120,7 @@ impl From<v1::AuditEntry> for Entry {
     fn from(entry: v1::AuditEntry) -> Self {
         let result = word(entry.result().as_str_name(), "AUDIT_RESULT_");
         let counts = entry.counts.unwrap_or_default();
-        let v1::AuditCounts { selected, done, failed, discarded, not_applicable, pending } = counts;
+        let v1::AuditCounts { selected, done, failed, discarded, not_applicable, cancelled, pending } = counts;
         let target = |target: v1::AuditTarget| Target {
             kind: word(target.kind().as_str_name(), "AUDIT_TARGET_KIND_"),
             name: target.name,
@@ -134,7 +135,7 @@ impl From<v1::AuditEntry> for Entry {
             result,
             targets: entry.targets.into_iter().map(target).collect(),
             target_count: entry.target_count,
-            counts: Counts { selected, done, failed, discarded, not_applicable, pending },
+            counts: Counts { selected, done, failed, discarded, not_applicable, cancelled, pending },
             changes: entry.changes,
         }
     }
@@ -154,7 +155,7 @@ impl Entry {
 
     /// One word, with counts where there are several.
     fn outcome(&self) -> String {
-        let Counts { selected, done, failed, discarded, not_applicable, pending } = self.counts;
+        let Counts { selected, done, failed, discarded, not_applicable, cancelled, pending } = self.counts;
         let word = self.result.replace('_', " ");
         if selected < 2 {
             return word;
@@ -164,6 +165,7 @@ impl Entry {
             (failed, "failed"),
             (discarded, "discarded"),
             (not_applicable, "not applicable"),
+            (cancelled, "cancelled"),
             (pending, "pending"),
         ];
         let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));

@@ -1,4 +1,4 @@
-//! `weft dlq list | get | redrive | resolve | discard | stats`.
+//! `weft dlq list | get | redrive | resolve | discard | cancel | stats`.
 
 use serde::Serialize;
 use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse};
@@ -30,6 +30,8 @@ pub enum DlqCommand {
     Resolve(RedriveArgs),
     /// Discard dead letters; nothing is erased
     Discard(RedriveArgs),
+    /// End a redrive, resolution or discard before it is done; the rest stays open
+    Cancel(CancelArgs),
     /// Count dead letters, by subscription, reason and status or by other fields
     Stats(StatsArgs),
 }
@@ -66,6 +68,18 @@ pub struct StatsArgs {
     /// Count together what agrees in these fields
     #[arg(long, value_name = "FIELD", value_delimiter = ',', default_value = "subscription,reason,status")]
     by: Vec<CountField>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// `weft dlq cancel`.
+#[derive(Debug, clap::Args)]
+pub struct CancelArgs {
+    /// The request id that the redrive printed, or that `weft audit list` shows
+    #[arg(value_name = "REQUEST_ID")]
+    id: String,
+    #[command(flatten)]
+    reason: ReasonArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -188,6 +202,7 @@ pub async fn run(command: DlqCommand) -> Result<(), Failure> {
         DlqCommand::Redrive(args) => redrive(args).await,
         DlqCommand::Resolve(args) => close(args, Closing::Resolve).await,
         DlqCommand::Discard(args) => close(args, Closing::Discard).await,
+        DlqCommand::Cancel(args) => cancel(args).await,
         DlqCommand::Stats(args) => stats(args).await,
     }
 }
@@ -241,6 +256,7 @@ struct Redriven {
     delivered: u32,
     failed: u32,
     not_applicable: u32,
+    cancelled: u32,
     /// Those that are left wait for these receivers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waits_for: Vec<WaitsFor>,
@@ -260,6 +276,7 @@ impl Redriven {
         self.delivered = progress.delivered;
         self.failed = progress.failed;
         self.not_applicable = progress.not_applicable;
+        self.cancelled = progress.cancelled;
         let waits_for = progress.waits_for.iter().map(|waits_for| WaitsFor {
             subscription: waits_for.subscription.clone(),
             receiver: waits_for.receiver.clone().unwrap_or_default().into(),
@@ -271,25 +288,31 @@ impl Redriven {
     }
 
     fn settled(&self) -> u32 {
-        self.delivered + self.failed + self.not_applicable
+        self.delivered + self.failed + self.not_applicable + self.cancelled
     }
 
     fn human(&self) -> String {
         if self.dry_run {
             return format!("would redrive {}", self.selected);
         }
-        let Self { selected, delivered, failed, not_applicable, .. } = self;
-        let counts = format!(
+        let Self { selected, delivered, failed, not_applicable, cancelled, request_id, .. } = self;
+        let mut counts = format!(
             "redriven {selected}: {delivered} delivered, {failed} failed again, {not_applicable} not applicable"
         );
-        if self.waits_for.is_empty() {
-            let left = selected - self.settled();
-            return if left == 0 { counts } else { format!("{counts}, {left} under way") };
+        if *cancelled > 0 {
+            counts.push_str(&format!(", {cancelled} cancelled"));
         }
+        let left = selected - self.settled();
+        if left == 0 {
+            return counts;
+        }
+        let ends = format!("weft dlq cancel {request_id} ends it");
+        if self.waits_for.is_empty() {
+            return format!("{counts}, {left} under way\n{ends}");
+        }
+        let obstacles = self.obstacles();
         format!(
-            "{counts}, {} waiting\n{}\nthey are delivered when that is over; --wait waits for it",
-            selected - self.settled(),
-            self.obstacles()
+            "{counts}, {left} waiting\n{obstacles}\nthey are delivered when that is over; --wait waits for it; {ends}"
         )
     }
 
@@ -464,6 +487,53 @@ async fn ask_close(
     let answer = answer.map_err(|status| admin.failure(&status))?.into_inner();
     let v1::CloseDeadLettersResponse { selected, closed, not_applicable, pending, request_id } = answer;
     Ok(Closed { request_id, dry_run, selected, closed, not_applicable, pending })
+}
+
+/// A cancelled call.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cancelled {
+    request_id: String,
+    kind: &'static str,
+    selected: u32,
+    done: u32,
+    failed: u32,
+    not_applicable: u32,
+    cancelled: u32,
+    pending: u32,
+}
+
+impl From<v1::DeadLetterOperation> for Cancelled {
+    fn from(operation: v1::DeadLetterOperation) -> Self {
+        let kind = match operation.kind() {
+            v1::DeadLetterOperationKind::Redrive => "redrive",
+            v1::DeadLetterOperationKind::Resolve => "resolve",
+            v1::DeadLetterOperationKind::Discard => "discard",
+            v1::DeadLetterOperationKind::Unspecified => "",
+        };
+        let v1::DeadLetterOperation { id, selected, done, failed, not_applicable, cancelled, pending, .. } = operation;
+        Self { request_id: id, kind, selected, done, failed, not_applicable, cancelled, pending }
+    }
+}
+
+impl Cancelled {
+    fn human(&self) -> String {
+        let Self { kind, selected, done, failed, not_applicable, cancelled, pending, .. } = self;
+        format!(
+            "{kind} {selected}: {done} done, {failed} failed again, {not_applicable} not applicable, {cancelled} left \
+             open, {pending} being attempted or waiting for the owner of their shard"
+        )
+    }
+}
+
+async fn cancel(args: CancelArgs) -> Result<(), Failure> {
+    let CancelArgs { id, reason: ReasonArgs { reason }, common } = args;
+    let format = common.format();
+    let admin = common.admin.connect().await?;
+    let request = v1::CancelDeadLetterOperationRequest { id, reason, request_id: request_id() };
+    let answer = admin.dead_letters().cancel_dead_letter_operation(admin.request(request)).await;
+    let cancelled = Cancelled::from(answer.map_err(|status| admin.failure(&status))?.into_inner());
+    output::one(format, &cancelled, || cancelled.human())
 }
 
 async fn stats(args: StatsArgs) -> Result<(), Failure> {

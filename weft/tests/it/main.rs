@@ -30,6 +30,7 @@ mod postgres;
 mod processes;
 mod providers;
 mod readiness;
+mod redrive;
 mod refusals;
 mod rejected;
 mod restore;

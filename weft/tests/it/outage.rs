@@ -43,7 +43,7 @@ const PAYLOAD: usize = 1024;
 const GROWTH_MIB_MAX: f64 = 64.0;
 
 /// Appends events to a log, `EACH` to a workflow; returns the end of the log.
-async fn append(connection: &Connection, events: u64) -> StreamSeq {
+pub async fn append(connection: &Connection, events: u64) -> StreamSeq {
     let workflows = events / EACH;
     let mut last = streams::state(connection, &LAYOUT.events_stream(ShardId(0))).await.unwrap().last;
     let mut appender = Appender::new(connection.clone());

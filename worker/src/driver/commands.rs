@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use weft_nats::{
+    message::Stored,
     reader::{Batch, OrderedReader, ReadError},
     records,
 };
@@ -41,6 +42,7 @@ impl CommandReader {
 impl Driver {
     /// Passes commands to the lanes: each takes effect once, by its request id, under the condition that it names.
     pub(super) fn on_commands(&mut self, batch: &Batch) -> Result<(), DriverError> {
+        let cancelled: HashSet<u64> = batch.messages.iter().filter_map(cancels).collect();
         for message in &batch.messages {
             self.commits.commands().read(message);
             let command = message.seq.0;
@@ -55,7 +57,10 @@ impl Driver {
                 continue;
             }
             match self.action(decoded.action)? {
-                Some(action) => {
+                Some(mut action) => {
+                    if cancelled.contains(&command) {
+                        not_applicable(&mut action);
+                    }
                     let internal::Command { request_id, operator, reason, .. } = decoded;
                     self.commands.requests.insert(request_id.clone());
                     let command = Command { run: Run(command), request_id, operator, reason, action };
@@ -93,6 +98,9 @@ impl Driver {
                 let run = Run(order.run);
                 replay_command(order.action()).map(|command| CommandAction::Runs { run, command })
             }
+            Some(Action::Cancel(cancel)) => {
+                Some(CommandAction::Runs { run: Run(cancel.run), command: ReplayCommand::Reopen })
+            }
             // Records of actions that are complete.
             Some(Action::Catalog(_) | Action::Retry(_)) => None,
             // The records of erased events are read with the events.
@@ -128,6 +136,21 @@ impl Driver {
             dead_run: Run(item.run),
             applicable: open == Some(Run(item.run)),
         }))
+    }
+}
+
+/// The command that a message cancels.
+fn cancels(message: &Stored) -> Option<u64> {
+    match records::decode::<internal::Command>(message)?.action? {
+        Action::Cancel(cancel) => Some(cancel.run),
+        _ => None,
+    }
+}
+
+/// Dead letters of a call that was cancelled before it was carried out are left as they are.
+fn not_applicable(action: &mut CommandAction) {
+    if let CommandAction::Redrive(items) | CommandAction::Close { items, .. } = action {
+        items.iter_mut().for_each(|item| item.applicable = false);
     }
 }
 

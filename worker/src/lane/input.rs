@@ -236,6 +236,9 @@ pub enum ReplayCommand {
     Resume,
     /// Discards the runs that are not settled.
     Cancel,
+    /// Ends the runs of a redrive that are not settled: their dead letters stay open. A run that is being attempted ends with
+    /// that attempt.
+    Reopen,
 }
 
 /// The action of a command.

@@ -66,6 +66,8 @@ pub(super) struct PendingRun {
     pub loading: bool,
     /// Its replay is paused.
     pub paused: bool,
+    /// The operator who cancelled its redrive while it was being attempted; empty: no operator did.
+    pub cancelled_by: String,
     pub attempts: AttemptState,
 }
 

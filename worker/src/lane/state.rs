@@ -130,6 +130,7 @@ impl State {
                 event: None,
                 loading: false,
                 paused: run.paused,
+                cancelled_by: run.cancelled_by.clone(),
                 attempts: AttemptState {
                     ended: run.attempts,
                     uncounted: run.uncounted,
@@ -276,6 +277,7 @@ impl RecordSource for State {
             paused: pending.paused,
             unordered: work.lane.event.is_some(),
             wait_ms: pending.attempts.wait_ms,
+            cancelled_by: pending.cancelled_by.clone(),
         })
     }
 

@@ -4,7 +4,8 @@
 //!
 //! 1. An adoption voids the records of events after the last common one ([`adopt`]).
 //! 2. An outcome of run 0 moves its lane past the event and resets its attempts; one of another run removes that run. A dead
-//!    letter is open from its outcome, if that names an event, until another outcome of the same event and subscription.
+//!    letter is open from its outcome, if that names an event, until another outcome of the same event and subscription. A
+//!    cancelled run leaves it as it is.
 //! 3. The lanes, runs and subscriptions that the commit lists replace their rows.
 //! 4. Heads and dead letters below the commit's limits are removed.
 //!
@@ -225,6 +226,9 @@ impl<'t> Tables<'t> {
             }
         } else {
             self.runs.remove(&run_key(&outcome.subscription, outcome.sequence, outcome.run)[..])?;
+        }
+        if outcome.kind() == internal::OutcomeKind::Cancelled {
+            return Ok(());
         }
         let event = event_key(&outcome.subscription, outcome.sequence);
         if outcome.run != 0 || outcome.kind() == internal::OutcomeKind::DeadLettered {

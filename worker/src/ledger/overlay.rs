@@ -46,7 +46,9 @@ impl Overlay {
 
     fn settle(&mut self, seq: StreamSeq, uid: SubscriptionUid, outcome: &internal::Outcome) {
         let is_dead = outcome.kind() == internal::OutcomeKind::DeadLettered && outcome.from == 0;
-        if is_dead || outcome.run != 0 {
+        if outcome.kind() == internal::OutcomeKind::Cancelled {
+            // Its dead letter is as before.
+        } else if is_dead || outcome.run != 0 {
             let run = is_dead.then_some(Run(outcome.run));
             self.dead.insert((uid, StreamSeq(outcome.sequence)), (seq, run));
         } else if outcome.kind() == internal::OutcomeKind::Delivered

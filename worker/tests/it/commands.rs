@@ -16,6 +16,7 @@ async fn command(log: &Log, request_id: &str, action: Action) {
         reason: "test".into(),
         at_ms: 1,
         action: Some(action),
+        ..Default::default()
     };
     log.publish("commands.0", &command).await;
 }
@@ -166,6 +167,32 @@ async fn a_second_death_is_a_new_entry_and_can_be_resolved() {
     let dead = OutcomeKind::DeadLettered;
     assert_eq!(kinds, [(0, dead), (1, dead), (2, OutcomeKind::Resolved)]);
     assert_eq!(log.read("DLQ", |messages| messages.len() >= 2).await.len(), 2, "copies are made once");
+}
+
+/// A resolution that is cancelled while its shard has no owner is not carried out, and the dead letter can be redriven.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cancelled_before_an_owner_reads_it_is_not_carried_out() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|request| if request.replay { 200 } else { 422 }).await;
+    let subscription = log.subscribe("billing", &receiver, 1).await;
+    let events = log.events(1, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.outcomes(1).await;
+    worker.stop().await;
+    let kind = OutcomeKind::Resolved.into();
+    let close = internal::CloseDeadLetters { items: vec![item(&subscription, &events[0], 1, 0)], kind };
+    command(&log, "resolve", Action::Close(close)).await;
+    command(&log, "cancel", Action::Cancel(internal::CancelDeadLetters { operation: "resolve".into(), run: 1 })).await;
+    let items = vec![item(&subscription, &events[0], 1, 0)];
+    command(&log, "redrive", Action::Redrive(internal::Redrive { items })).await;
+    let worker = Running::start(&log, folder.path());
+    receiver.until_delivered(1).await;
+    let resolved = until_carried_out(&log, "resolve").await;
+    assert_eq!(resolved.items[0].status(), internal::CommandStatus::NotApplicable);
+    worker.stop().await;
+    let kinds: Vec<_> = log.outcomes(2).await.iter().map(|outcome| (outcome.run, outcome.kind())).collect();
+    assert_eq!(kinds, [(0, OutcomeKind::DeadLettered), (3, OutcomeKind::Delivered)]);
 }
 
 /// Delivered events come again, in order, as a replay, once for each request.

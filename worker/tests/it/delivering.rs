@@ -134,6 +134,7 @@ async fn redrive(log: &Log, subscription: &v1::Subscription, event: &weft_nats::
         reason: "receiver is fixed".into(),
         at_ms: 1,
         action: Some(internal::command::Action::Redrive(internal::Redrive { items: vec![item] })),
+        ..Default::default()
     };
     log.publish("commands.0", &command).await;
 }

@@ -118,7 +118,7 @@ pub(super) async fn discard(
             subscription_name: asked.orphan.clone(),
         };
         let actions = shards(&orphan).map(|shard| (shard, Action::DiscardSubscription(discard.clone())));
-        commands = call.command(log, actions.collect()).await?;
+        commands = call.command(log, &[], actions.collect()).await?;
     }
     for stored in &commands {
         let Some(Action::DiscardSubscription(discard)) = &stored.command.action else { continue };

@@ -15,7 +15,7 @@ use weft_proto::{
 };
 
 use super::{
-    command::{Call, cut, item},
+    command::{Call, cut, is_complete, item, without_stored},
     selection::Selection,
     state::LogState,
 };
@@ -46,9 +46,11 @@ pub(super) async fn redrive(
         return Ok(dry_run(&call.request_id, what.select(log, grant).await?));
     }
     let mut commands = call.stored(log, |action| matches!(action, Action::Redrive(_))).await?;
-    if commands.is_empty() {
-        let items: Vec<_> = what.select(log, grant).await?.iter().map(item).collect();
-        commands = call.command(log, cut(&items, |items| Action::Redrive(internal::Redrive { items }))).await?;
+    if !is_complete(&commands) {
+        let items = what.select(log, grant).await?.iter().map(item).collect();
+        let items = without_stored(items, &commands);
+        commands =
+            call.command(log, &commands, cut(&items, |items| Action::Redrive(internal::Redrive { items }))).await?;
     }
     Ok(Progress::new(log.history.clone(), call.request_id, &commands, draining, place).into_responses())
 }

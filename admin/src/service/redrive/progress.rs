@@ -182,6 +182,7 @@ fn count(counts: &mut v1::RedriveDeadLettersResponse, state: ItemProgress) -> Op
         ItemProgress::Settled(OutcomeKind::Delivered) => (&mut counts.delivered, "redriven"),
         ItemProgress::Settled(OutcomeKind::Discarded) => (&mut counts.failed, "discarded"),
         ItemProgress::Settled(OutcomeKind::Resolved) => (&mut counts.failed, "resolved"),
+        ItemProgress::Settled(OutcomeKind::Cancelled) => (&mut counts.cancelled, "cancelled"),
         ItemProgress::Settled(OutcomeKind::DeadLettered | OutcomeKind::Unrouted | OutcomeKind::Unspecified) => {
             (&mut counts.failed, "open")
         }

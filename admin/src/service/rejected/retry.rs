@@ -153,6 +153,7 @@ impl Retry {
             reason: self.reason.clone(),
             at_ms: log.connection.server_clock().now().as_millisecond(),
             action: Some(Action::Retry(retry)),
+            ..Default::default()
         };
         let stored = commands::append(&log.connection, log.layout, RECORD_SHARD, &command).await;
         stored.map(drop).map_err(|problem| {

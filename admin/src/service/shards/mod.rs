@@ -87,7 +87,7 @@ impl ShardService for Shards {
         let mut answer = plan.answer(log, shard).await?;
         answer.request_id.clone_from(&call.request_id);
         if !asked.dry_run {
-            let stored = call.command(log, vec![(shard, Action::Adopt(plan.command(shard)))]).await?;
+            let stored = call.command(log, &[], vec![(shard, Action::Adopt(plan.command(shard)))]).await?;
             let command = stored.first().ok_or_else(|| refuse(Code::Internal, "the command is not in the history"))?;
             until_adopted(log, shard, command).await?;
             answer.adopted = true;

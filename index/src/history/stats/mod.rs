@@ -118,6 +118,7 @@ impl Fact {
             OutcomeKind::Discarded => counts.discarded += 1,
             OutcomeKind::Unrouted => counts.unrouted += 1,
             OutcomeKind::Resolved => counts.resolved += 1,
+            OutcomeKind::Cancelled => {}
         }
     }
 
@@ -140,7 +141,8 @@ impl Fact {
             | OutcomeKind::DeadLettered
             | OutcomeKind::Discarded
             | OutcomeKind::Unrouted
-            | OutcomeKind::Resolved => {}
+            | OutcomeKind::Resolved
+            | OutcomeKind::Cancelled => {}
         }
     }
 }

@@ -134,6 +134,7 @@ fn a_paused_lane_says_who_paused_it_and_why() {
             reason: reason.into(),
             at_ms: seq as i64 * 1_000,
             action: Some(internal::command::Action::Lane(order)),
+            ..Default::default()
         };
         (StreamKind::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
     };
@@ -181,6 +182,7 @@ fn a_paused_lane_says_who_paused_it_and_why() {
             reason: reason.into(),
             at_ms: seq as i64 * 1_000,
             action: Some(internal::command::Action::Catalog(edit)),
+            ..Default::default()
         };
         (StreamKind::Commands(SHARD), stored(seq, "commands.0".into(), records::headers(), command.encode_to_vec()))
     };

@@ -272,7 +272,8 @@ impl Backlog {
         }
         for outcome in &commit.outcomes {
             let Some(uid) = SubscriptionUid::from_slice(&outcome.subscription) else { continue };
-            if outcome.run != 0 || outcome.kind() == internal::OutcomeKind::DeadLettered {
+            let closes = outcome.run != 0 && outcome.kind() != internal::OutcomeKind::Cancelled;
+            if closes || outcome.kind() == internal::OutcomeKind::DeadLettered {
                 let seq = StreamSeq(outcome.sequence);
                 self.refused.retain(|(of, at, _), _| (*of, *at) != (uid, seq));
             }

@@ -92,6 +92,7 @@ impl Lanes {
             event: None,
             loading: false,
             paused: false,
+            cancelled_by: String::new(),
             attempts: AttemptState::default(),
         };
         lane.runs.insert((*seq, run), pending);
@@ -228,7 +229,11 @@ impl Lanes {
                 match replay_command {
                     ReplayCommand::Pause => self.pause_run(&key, seq, run, true),
                     ReplayCommand::Resume => self.pause_run(&key, seq, run, false),
-                    ReplayCommand::Cancel => self.cancel_run(command, &key, seq, run, now),
+                    ReplayCommand::Cancel => {
+                        let kind = internal::OutcomeKind::Discarded;
+                        self.cancel_run(&key, seq, run, kind, &command.operator, now);
+                    }
+                    ReplayCommand::Reopen => self.reopen_run(&key, seq, run, &command.operator, now),
                 }
             }
             self.advance(&key, now, actions);
@@ -244,18 +249,51 @@ impl Lanes {
         }
     }
 
-    fn cancel_run(&mut self, command: &Command, key: &LaneKey, seq: StreamSeq, run: Run, now: Timestamp) {
+    /// Ends a run by an operator's command, with an outcome of this kind.
+    fn cancel_run(
+        &mut self,
+        key: &LaneKey,
+        seq: StreamSeq,
+        run: Run,
+        kind: internal::OutcomeKind,
+        operator: &str,
+        now: Timestamp,
+    ) {
         let Some(lane) = self.state.lanes.get_mut(key) else { return };
         let Some(pending) = lane.runs.remove(&(seq, run)) else { return };
         let outcome = internal::Outcome {
-            kind: internal::OutcomeKind::Discarded.into(),
+            kind: kind.into(),
             event_id: pending.event_id.to_vec(),
             attempts: pending.attempts.ended,
             at_ms: now.as_millisecond(),
-            operator: command.operator.clone(),
+            operator: operator.to_owned(),
             ..outcome_of(&Work { lane: key.clone(), seq, run })
         };
         self.record_outcome(key, outcome);
+    }
+
+    /// Ends a run of a redrive. Of one that is being attempted the receiver may have the event already: the end of that
+    /// attempt decides, so that another redrive does not deliver it a second time.
+    fn reopen_run(&mut self, key: &LaneKey, seq: StreamSeq, run: Run, operator: &str, now: Timestamp) {
+        let Some(lane) = self.state.lanes.get_mut(key) else { return };
+        if lane.in_flight.is_none_or(|in_flight| in_flight.target != Target::Run(seq, run)) {
+            return self.cancel_run(key, seq, run, internal::OutcomeKind::Cancelled, operator, now);
+        }
+        if let Some(pending) = lane.runs.get_mut(&(seq, run)) {
+            operator.clone_into(&mut pending.cancelled_by);
+            self.pending.touch(key, lane);
+            self.pending.run(key, seq, run);
+        }
+    }
+
+    /// An attempt of a run has ended without settling it: it was the last, if its redrive has been cancelled.
+    pub(super) fn end_cancelled_run(&mut self, key: &LaneKey, target: Target, now: Timestamp) {
+        let Target::Run(seq, run) = target else { return };
+        let pending = self.state.lanes.get(key).and_then(|lane| lane.runs.get(&(seq, run)));
+        let operator = pending.map(|pending| pending.cancelled_by.clone()).filter(|operator| !operator.is_empty());
+        if let Some(operator) = operator {
+            self.cancel_run(key, seq, run, internal::OutcomeKind::Cancelled, &operator, now);
+        }
     }
 }
 

@@ -61,6 +61,7 @@ impl Lanes {
                 self.event_ended(&ended, index, end, now, actions);
             }
         }
+        self.end_cancelled_run(key, target, now);
         self.resume(key, now, actions);
     }
 

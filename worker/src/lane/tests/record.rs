@@ -103,6 +103,8 @@ impl Record {
                 assert_eq!(self.counted.get(&work), Some(&(RETRIES + 1)), "L7: exhausted by what counts");
             }
             match outcome.kind() {
+                // Its dead letter is as before.
+                internal::OutcomeKind::Cancelled => {}
                 internal::OutcomeKind::Resolved => {
                     assert!(self.open_dead.remove(&key).is_some(), "only what is open is resolved");
                 }

@@ -128,6 +128,7 @@ fn perform(model: &mut Model, words: &[&str]) {
                 "pause" => ReplayCommand::Pause,
                 "resume" => ReplayCommand::Resume,
                 "cancel" => ReplayCommand::Cancel,
+                "reopen" => ReplayCommand::Reopen,
                 other => panic!("no command {other}"),
             };
             model.command(CommandAction::Runs { run: Run(number(run)), command });
@@ -454,6 +455,26 @@ fn a_replay_goes_in_order_waits_and_ends() {
          end 2 failed
          commit          => discarded 2 of run 1 by ann, discarded 3 of run 1 by ann",
     );
+}
+
+/// The rest of a cancelled redrive is open as before. The receiver may have the event that is being
+/// attempted, so that attempt decides about it, also after a crash.
+#[test]
+fn a_cancelled_redrive_leaves_the_rest_open() {
+    let begin = "arrive 1! | commit => dead (schemainvalid) 1 with its event
+                 arrive 2! | commit => dead (schemainvalid) 2 with its event
+                 redrive 1 2
+                 commit             => taken, taken, load 1 of run 1
+                 load               => attempt 1 of run 1
+                 reopen run 1
+                 commit             => cancelled 2 of run 1 by ann";
+    check(&format!("{begin}\nend 1 delivered | commit => delivered 1 of run 1"));
+    check(&format!("{begin}\nend 1 failed | commit => cancelled 1 of run 1 by ann"));
+    let crash = "crash             => load 1 of run 1
+                 load              => attempt 1 of run 1
+                 end 1 failed
+                 commit            => cancelled 1 of run 1 by ann";
+    check(&format!("{begin}\n{crash}"));
 }
 
 /// 410 of one event pauses the subscription, and no event of it is lost or uses up a retry. After a crash before the catalog has

@@ -122,7 +122,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(|which| Step::Redrive { which }),
         1 => any::<u8>().prop_map(|which| Step::Resolve { which }),
         1 => (0..SUBSCRIPTIONS, any::<u8>()).prop_map(|(subscription, which)| Step::Replay { subscription, which }),
-        1 => (any::<u8>(), 0u8..3).prop_map(|(which, order)| Step::OrderReplay { which, order }),
+        1 => (any::<u8>(), 0u8..4).prop_map(|(which, order)| Step::OrderReplay { which, order }),
         1 => any::<u8>().prop_map(|which| Step::RetryLane { which }),
         1 => any::<u8>().prop_map(|which| Step::SkipLane { which }),
         1 => (0..SUBSCRIPTIONS, 0..WORKFLOWS)
@@ -221,8 +221,9 @@ impl Model {
             Step::OrderReplay { which, order } if !self.record.runs.is_empty() => {
                 let runs: Vec<u64> = self.record.runs.keys().map(|(_, _, run)| *run).collect();
                 let run = Run(runs[usize::from(which) % runs.len()]);
-                let order = [ReplayCommand::Pause, ReplayCommand::Resume, ReplayCommand::Cancel][usize::from(order)];
-                self.command(CommandAction::Runs { run, command: order });
+                let orders =
+                    [ReplayCommand::Pause, ReplayCommand::Resume, ReplayCommand::Cancel, ReplayCommand::Reopen];
+                self.command(CommandAction::Runs { run, command: orders[usize::from(order)] });
             }
             Step::RetryLane { which } => {
                 if let Some((lane, head, _)) = self.head(which) {
