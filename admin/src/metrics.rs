@@ -11,6 +11,7 @@ const REQUESTS: &str = "weft_admin_requests_total";
 const BACKLOG: &str = "weft_admin_backlog_events";
 const OLDEST: &str = "weft_admin_oldest_pending_seconds";
 const LANES: &str = "weft_admin_lanes";
+const OPEN_DEAD_LETTERS: &str = "weft_admin_open_dead_letters";
 const STREAM_BYTES: &str = "weft_admin_stream_bytes";
 const STREAM_LIMIT: &str = "weft_admin_stream_limit_bytes";
 const UNMATCHED: &str = "weft_admin_unmatched_messages";
@@ -22,6 +23,7 @@ pub(crate) fn describe() {
     describe_gauge!(BACKLOG, Unit::Count, "events that a subscription has not settled");
     describe_gauge!(OLDEST, Unit::Seconds, "age of the oldest event that a subscription has not settled");
     describe_gauge!(LANES, Unit::Count, "lanes of a subscription that wait for a retry, are blocked, or are paused");
+    describe_gauge!(OPEN_DEAD_LETTERS, Unit::Count, "dead letters of a subscription that are open or being redriven");
     describe_gauge!(STREAM_BYTES, Unit::Bytes, "size of a stream of the log");
     describe_gauge!(STREAM_LIMIT, Unit::Bytes, "maximum size of a stream of the log; 0: none");
     describe_gauge!(UNMATCHED, Unit::Count, "messages of EVENTS that its worker has not read yet");
@@ -52,6 +54,7 @@ pub(crate) fn unmatched(shard: ShardId, messages: u64) {
 pub(crate) fn forget<'a>(names: impl Iterator<Item = &'a String>) {
     for name in names {
         backlog(name, &Backlog::default(), Timestamp::UNIX_EPOCH);
+        open_dead_letters(name, 0);
     }
 }
 
@@ -63,6 +66,11 @@ pub(crate) fn backlog(name: &str, backlog: &Backlog, now: Timestamp) {
     for (state, lanes) in [("retrying", backlog.retrying), ("blocked", backlog.blocked), ("paused", backlog.paused)] {
         gauge!(LANES, "subscription" => name.to_owned(), "state" => state).set(lanes as f64);
     }
+}
+
+/// Records the number of dead letters of a subscription that are open or being redriven.
+pub(crate) fn open_dead_letters(name: &str, count: u64) {
+    gauge!(OPEN_DEAD_LETTERS, "subscription" => name.to_owned()).set(count as f64);
 }
 
 /// Counts a call. A stream counts by how it begins.

@@ -1,7 +1,7 @@
 //! Requests that an admin carries out for users whose own account may not: subscribers create consumers on EVENTS,
-//! workers make room in a full stream, drop what is settled, and pause subscriptions. Each request is checked against what its
-//! sender is allowed. Those of workers have a tag under the mesh's master key: the password of a NATS user, which is all that
-//! the server asks for, is not enough.
+//! workers make room in a full stream, drop what is settled, pause subscriptions, and remove copies of erased events. Each
+//! request is checked against what its sender is allowed. Those of workers have a tag under the mesh's master key: the
+//! password of a NATS user, which is all that the server asks for, is not enough.
 //!
 //! Where all roles connect with one user, nothing answers for subscribers, who then ask JetStream itself.
 
@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     connect::Connection,
-    subject::{Layout, PAUSE_REQUESTS, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS},
+    subject::{COPY_REQUESTS, Layout, PAUSE_REQUESTS, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS},
     tags::Tags,
 };
 
 mod consumers;
+pub mod copies;
 pub mod room;
 pub mod trim;
 
@@ -83,6 +84,7 @@ where
     let mut loans = subscribe(ROOM_REQUESTS.to_owned()).await?;
     let mut trims = subscribe(TRIM_REQUESTS.to_owned()).await?;
     let mut pauses = subscribe(PAUSE_REQUESTS.to_owned()).await?;
+    let mut copies = subscribe(COPY_REQUESTS.to_owned()).await?;
     let (mut creating, mut others) = (JoinSet::new(), JoinSet::new());
     loop {
         tokio::select! {
@@ -112,6 +114,13 @@ where
                 let (admin, client) = (admin.clone(), client.clone());
                 others.spawn(async move {
                     let done = async { admin.check(&message)?; trim::carry_out(&admin.connection, layout, &message).await };
+                    respond(&client, &message, done.await).await;
+                });
+            }
+            Some(message) = copies.next(), if others.len() < CONCURRENT_MAX => {
+                let (admin, client) = (admin.clone(), client.clone());
+                others.spawn(async move {
+                    let done = async { admin.check(&message)?; copies::carry_out(&admin.connection, layout, &message).await };
                     respond(&client, &message, done.await).await;
                 });
             }

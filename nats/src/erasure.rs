@@ -15,11 +15,12 @@ use crate::{
     connect::Connection,
     direct::{self, DirectError},
     error_chain,
-    event::{self, ERASED, Event, StoredEvent},
+    event::{self, ERASED, Event, StoredEvent, event_id_of},
     headers::MESSAGE_ID,
     message::{Outgoing, Stored},
     position::{from_nanos, nanos},
     records,
+    streams::{self, EnsureError},
     subject::Layout,
 };
 
@@ -45,25 +46,19 @@ pub enum RemoveError {
 ///
 /// [`RemoveError`].
 pub async fn remove(connection: &Connection, stream: &str, seq: StreamSeq) -> Result<(), RemoveError> {
-    /// The server's error where a stream does not allow it.
-    const DENIED: &str = "not permitted";
-    /// The server's errors where there is no such message.
-    const MISSING: [&str; 3] = ["no message found", "stream store EOF", "not found (code 400, error code 10043)"];
     let unavailable = |error: &dyn std::fmt::Display| RemoveError::Unavailable(error.to_string());
     if !connection.is_connected() {
         return Err(RemoveError::Unavailable("not connected".into()));
     }
     let handle = connection.jetstream().get_stream_no_info(stream).await.map_err(|error| unavailable(&error))?;
-    match handle.delete_message(seq.0).await {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let told = error_chain::in_one_line(&error);
-            match told.as_str() {
-                told if told.contains(DENIED) => Err(RemoveError::Denied(stream.to_owned())),
-                told if MISSING.iter().any(|missing| told.contains(missing)) => Ok(()),
-                told => Err(RemoveError::Unavailable(told.to_owned())),
-            }
-        }
+    let Err(error) = handle.delete_message(seq.0).await else { return Ok(()) };
+    // The server's code is the same where the stream does not allow it, where there is no such message, and where it failed.
+    if handle.get_info().await.is_ok_and(|info| info.config.deny_delete) {
+        return Err(RemoveError::Denied(stream.to_owned()));
+    }
+    match streams::leader_message(connection, stream, seq).await {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) | Err(_) => Err(RemoveError::Unavailable(error_chain::in_one_line(&error))),
     }
 }
 
@@ -96,6 +91,35 @@ pub async fn find(
         }
     }
     Ok(None)
+}
+
+/// Whether the event whose message stood at `seq` has been erased, by the leader of its stream.
+///
+/// # Errors
+///
+/// [`EnsureError::Unavailable`].
+pub async fn is_erased(
+    connection: &Connection,
+    layout: Layout,
+    workflow: &WorkflowId,
+    seq: StreamSeq,
+    id: EventId,
+) -> Result<bool, EnsureError> {
+    let (stream, subject) = (layout.events_stream(layout.shard_of(workflow)), layout.event_subject(workflow));
+    let message = streams::leader_message(connection, &stream, seq).await?;
+    if message.is_some_and(|message| event_id_of(&message) == Some(id)) {
+        return Ok(false);
+    }
+    let mut from = seq;
+    for _ in 0..READS_MAX * READ_MESSAGES {
+        let Some(message) = streams::leader_next(connection, &stream, &subject, from).await? else { break };
+        let erasure = Erasure::decode(layout, &message);
+        if erasure.is_some_and(|erasure| (erasure.seq, erasure.event.id) == (seq, id)) {
+            return Ok(true);
+        }
+        from = message.seq.next();
+    }
+    Ok(false)
 }
 
 /// Author and time of an erasure.

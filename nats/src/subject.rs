@@ -41,6 +41,8 @@ pub const ROOM_REQUESTS: &str = "room.*";
 pub const PAUSE_REQUESTS: &str = "pause";
 /// Where a worker asks an admin to drop a prefix of a stream that it names.
 pub const TRIM_REQUESTS: &str = "trim.*";
+/// Where a worker asks an admin to remove the copy of a dead letter whose event was erased while the copy was made.
+pub const COPY_REQUESTS: &str = "erased-copy";
 /// Prefix of the requests of subscribers that an admin answers.
 pub const TAIL_REQUESTS: &str = "tail";
 

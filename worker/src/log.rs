@@ -9,7 +9,7 @@ use weft_nats::{
     connect::Connection,
     dead_letter::{self, CopyName},
     direct::{self, DirectError},
-    erasure::Erasure,
+    erasure::{self, Erasure},
     event::StoredEvent,
     message::Stored,
     streams::{self, EnsureError, Presence, StreamState},
@@ -139,6 +139,15 @@ impl Log {
         erased.sort_by_key(|event| event.seq);
         erased.dedup_by_key(|event| event.seq);
         erased
+    }
+
+    /// Whether an event has been erased, by the leader of its stream, repeated until it succeeds.
+    pub async fn is_erased(&self, workflow: &WorkflowId, seq: StreamSeq, id: EventId) -> bool {
+        until_answered(|| async move {
+            let erased = erasure::is_erased(&self.connection, self.layout, workflow, seq, id).await;
+            erased.map_err(|error| DirectError::Unavailable(error.to_string()))
+        })
+        .await
     }
 
     /// Whether a stream no longer holds the message at `seq`: dropped by retention, or erased. Certain, by its leader.

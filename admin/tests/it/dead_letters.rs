@@ -184,10 +184,11 @@ async fn a_cancelled_redrive_says_what_was_done() {
     let request = v1::RedriveDeadLettersRequest { all: true, request_id: "again".into(), ..Default::default() };
     let mut progress = redrive(&mesh, request).await;
     assert_eq!(next(&mut progress).await.unwrap().selected, 3);
+    let client = mesh.admin.dead_letters();
     let cancel = |id: &str, request_id: &str| {
         let (id, request_id) = (id.to_owned(), request_id.to_owned());
         let request = v1::CancelDeadLetterOperationRequest { id, reason: "too many".into(), request_id };
-        let mut client = mesh.admin.dead_letters();
+        let mut client = client.clone();
         tokio::spawn(async move { client.cancel_dead_letter_operation(request).await })
     };
     assert_eq!(reason(cancel("other", "").await.unwrap()), (Code::NotFound, "NOT_FOUND".into()));

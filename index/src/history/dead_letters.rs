@@ -1,5 +1,8 @@
 //! Reading: dead letters, one by one and in pages, the newest first.
 
+use std::collections::BTreeMap;
+
+use redb::ReadableTable as _;
 use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     internal::{self, OutcomeKind},
@@ -219,6 +222,21 @@ pub(super) fn page(
         page.dead_letters.extend(dead_letter.filter(|dead_letter| filter.takes(dead_letter)));
     }
     Ok(page)
+}
+
+/// The open dead letters of each subscription, those under redrive included.
+pub(super) fn open_counts(view: &View) -> Result<BTreeMap<SubscriptionUid, u64>, redb::Error> {
+    let mut counts = BTreeMap::new();
+    for row in view.dead.iter()? {
+        let (key, value) = row?;
+        let ((shard, seq, uid), row) = (key.value(), decode::<DeadRow>(value.value())?);
+        let Some(outcome) = &row.outcome else { continue };
+        let status = dead_letter_status(facts(view, shard, seq, uid, &row, outcome)?);
+        if matches!(status, DeadLetterStatus::Open | DeadLetterStatus::Redriving) {
+            *counts.entry(SubscriptionUid::from_bytes(*uid)).or_default() += 1;
+        }
+    }
+    Ok(counts)
 }
 
 fn read(

@@ -1,6 +1,9 @@
 //! Queries of the history, each on one state of its file.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use redb::{ReadableDatabase as _, ReadableTable as _};
 use weft_catalog::Snapshot;
@@ -403,6 +406,15 @@ impl History {
     pub async fn backlogs(&self) -> Result<Backlogs, HistoryError> {
         let layout = self.shared.layout;
         self.read(move |view, subscriptions| stats::backlogs(view, subscriptions, layout)).await
+    }
+
+    /// The number of dead letters of each subscription that are open or being redriven. Reads all that are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`].
+    pub async fn open_dead_letters(&self) -> Result<BTreeMap<SubscriptionUid, u64>, HistoryError> {
+        self.read(|view, _| dead_letters::open_counts(view)).await
     }
 
     /// The newest command to a replay.

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use weft_proto::ids::ShardId;
 
 use crate::subject::{
-    CATALOG_BUCKET, DLQ_STREAM, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, OWN_EVENTS_SUBJECT, PAUSE_REQUESTS,
-    REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS, bucket_stream,
+    CATALOG_BUCKET, COPY_REQUESTS, DLQ_STREAM, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, OWN_EVENTS_SUBJECT,
+    PAUSE_REQUESTS, REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS, bucket_stream,
 };
 
 use self::imports::{Answers, At, Import, Imports};
@@ -233,7 +233,9 @@ fn permissions(role: Role, imports: &Imports) -> Value {
             publish.insert(FORWARD_SUBJECTS);
             subscribe.extend([FORWARD_SUBJECTS, RETRY_SUBJECT, OWN_EVENTS_SUBJECT]);
         }
-        Role::Admin => subscribe.extend([ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS, tail_requests.as_str()]),
+        Role::Admin => {
+            subscribe.extend([ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS, COPY_REQUESTS, tail_requests.as_str()])
+        }
         // Mapped to the other prefix.
         Role::Tail => {
             publish.insert(server_api.as_str());

@@ -140,16 +140,34 @@ pub async fn leader_message(
     seq: StreamSeq,
 ) -> Result<Option<Stored>, EnsureError> {
     let handle = connection.jetstream().get_stream_no_info(stream).await.map_err(|error| unavailable(&error))?;
-    let Some(message) = held(handle.get_raw_message(seq.0).await)? else { return Ok(None) };
+    held(handle.get_raw_message(seq.0).await)?.map(stored).transpose()
+}
+
+/// The first message on `subject` that the leader holds at `from` or later.
+///
+/// # Errors
+///
+/// [`EnsureError::Unavailable`].
+pub async fn leader_next(
+    connection: &Connection,
+    stream: &str,
+    subject: &str,
+    from: StreamSeq,
+) -> Result<Option<Stored>, EnsureError> {
+    let handle = connection.jetstream().get_stream_no_info(stream).await.map_err(|error| unavailable(&error))?;
+    held(handle.get_first_raw_message_by_subject(subject, from.0).await)?.map(stored).transpose()
+}
+
+fn stored(message: StreamMessage) -> Result<Stored, EnsureError> {
     let stored_at =
         Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).map_err(|error| unavailable(&error))?;
-    Ok(Some(Stored {
+    Ok(Stored {
         seq: StreamSeq(message.sequence),
         stored_at,
         subject: message.subject.to_string(),
         headers: message.headers,
         payload: message.payload,
-    }))
+    })
 }
 
 /// The sequence of the first message that the leader holds at `from` or later.

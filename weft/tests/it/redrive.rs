@@ -58,7 +58,7 @@ impl Night {
         let night = Self { mesh, connection, patience };
         let copied = async || {
             let copies = streams::state(&night.connection, DLQ_STREAM).await;
-            copies.is_ok_and(|copies| copies.messages >= dead_letters)
+            copies.is_ok_and(|copies| copies.last.0 >= dead_letters)
         };
         assert!(eventually(patience, copied).await, "all are dead letters");
         let shown = async || night.open().await == dead_letters;

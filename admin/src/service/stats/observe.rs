@@ -1,6 +1,11 @@
 //! The present state of the mesh, read every few seconds: backlogs, receivers, streams. Answers and metrics share it.
 
-use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tokio::{sync::watch, time::sleep};
@@ -24,6 +29,8 @@ use crate::metrics;
 
 /// Interval of observations: a backlog of 100,000 lanes takes a second to read.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Open dead letters are counted again after this many times as long as that took: a hundred thousand take about a second.
+const COUNT_PAUSE_FACTOR: u32 = 20;
 /// The pause after a failed observation.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -69,6 +76,7 @@ impl Observer {
     pub async fn run(self, observed: watch::Sender<Option<Arc<Observation>>>, stop: CancellationToken) {
         let observing = async {
             let mut names = BTreeSet::new();
+            let mut open = OpenDeadLetters::default();
             loop {
                 let pause = match self.observe().await {
                     Ok(observation) => {
@@ -76,6 +84,7 @@ impl Observer {
                         let before = mem::replace(&mut names, catalog.subscriptions.keys().cloned().collect());
                         metrics::forget(before.difference(&names));
                         record(&observation, &catalog);
+                        open.record(&self.history, &catalog).await;
                         observed.send_replace(Some(Arc::new(observation)));
                         INTERVAL
                     }
@@ -125,6 +134,35 @@ impl Observer {
             }
         }
         Ok(states)
+    }
+}
+
+/// The metric of open dead letters, which are counted one by one.
+#[derive(Debug, Default)]
+struct OpenDeadLetters {
+    counted: BTreeMap<SubscriptionUid, u64>,
+    /// The history has not changed since.
+    at: Vec<StreamSeq>,
+    not_before: Option<Instant>,
+}
+
+impl OpenDeadLetters {
+    /// Counts again if something has changed and the last count was long enough ago, and records the counts for every
+    /// subscription of the catalog.
+    async fn record(&mut self, history: &History, catalog: &Snapshot) {
+        let at = history.changes().borrow().clone();
+        if at != self.at && self.not_before.is_none_or(|at| at <= Instant::now()) {
+            let started = Instant::now();
+            match history.open_dead_letters().await {
+                Ok(counted) => (self.counted, self.at) = (counted, at),
+                Err(error) => tracing::debug!(%error, "open dead letters cannot be counted now"),
+            }
+            self.not_before = Some(Instant::now() + started.elapsed() * COUNT_PAUSE_FACTOR);
+        }
+        for (name, subscription) in &catalog.subscriptions {
+            let uid = SubscriptionUid::from_slice(&subscription.value.uid);
+            metrics::open_dead_letters(name, uid.and_then(|uid| self.counted.get(&uid)).copied().unwrap_or(0));
+        }
     }
 }
 

@@ -98,7 +98,7 @@ impl Imports {
         for subject in ["checkpoints.>", "dlq.>", &format!("$KV.{LEASES_BUCKET}.>")] {
             self.publishes(Home::Base, subject);
         }
-        for subject in [ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS] {
+        for subject in [ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS, COPY_REQUESTS] {
             self.asks(At::Role(Role::Admin), subject);
         }
     }

@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use weft_catalog::Snapshot;
 use weft_nats::{
+    admin_requests::{Requests, copies::remove_copy},
     append::{AppendErrorKind, publish_after, publish_once},
     dead_letter::{is_whole, latest},
     event::{Event, StoredEvent, event_id_of},
@@ -125,7 +126,8 @@ impl DeadLetterCopier {
         let names = Arc::new(Mutex::new(Names::new(subscriptions)));
         let shared = Shared { backlog: Arc::new(Mutex::new(backlog)), names, steps: watch::Sender::default() };
         let report = Report::new(&log, context.conditions.clone());
-        let task = Task { shared: shared.clone(), catalog: context.catalog.clone(), report, log, end, cursor };
+        let (catalog, admins) = (context.catalog.clone(), context.pauses.requests());
+        let task = Task { shared: shared.clone(), catalog, admins, report, log, end, cursor };
         Self { shared, _task: AbortOnDropHandle::new(tokio::spawn(task.run())) }
     }
 
@@ -171,6 +173,8 @@ enum Ended {
 struct Task {
     shared: Shared,
     catalog: watch::Receiver<Arc<Snapshot>>,
+    /// Removes copies of events that were erased meanwhile.
+    admins: Requests,
     report: Report,
     log: Log,
     /// The ledger's positions in OUTCOMES and EVENTS when the shard was taken over.
@@ -207,7 +211,7 @@ impl Task {
     /// Starts the jobs that can be started. Returns when the next one is due.
     fn start_jobs(&self, jobs: &mut JoinSet<Ended>) -> Option<Instant> {
         while jobs.len() < CONCURRENCY {
-            let log = self.log.clone();
+            let (log, admins) = (self.log.clone(), self.admins.clone());
             let job = self.shared.lock().next(Instant::now());
             let name_of = |outcome: &internal::Outcome| {
                 let uid = SubscriptionUid::from_slice(&outcome.subscription);
@@ -218,12 +222,15 @@ impl Task {
                     let name = name_of(&missing.outcome);
                     jobs.spawn(async move {
                         let is_last_try = missing.is_last_try();
-                        Ended::Made(uid, make(&log, &name, &missing.outcome, missing.event, is_last_try).await)
+                        let made = make(&log, &admins, &name, &missing.outcome, missing.event, is_last_try).await;
+                        Ended::Made(uid, made)
                     });
                 }
                 CopyJob::Retry(place, outcome) => {
                     let name = name_of(&outcome);
-                    jobs.spawn(async move { Ended::Retried(place, make(&log, &name, &outcome, None, false).await) });
+                    jobs.spawn(async move {
+                        Ended::Retried(place, make(&log, &admins, &name, &outcome, None, false).await)
+                    });
                 }
                 CopyJob::Read { from, through } => drop(jobs.spawn(async move {
                     let (known, commits) = read(&log, from, through).await;
@@ -280,6 +287,7 @@ async fn read(log: &Log, from: u64, through: u64) -> (u64, Vec<(u64, internal::C
 /// Makes the copy of a dead letter. On the last try, a refused copy is stored without its payload.
 async fn make(
     log: &Log,
+    admins: &Requests,
     name: &str,
     outcome: &internal::Outcome,
     event: Option<Arc<StoredEvent>>,
@@ -293,11 +301,14 @@ async fn make(
             Err(_) => return CopyResult::Failed("timeout while reading its event".into()),
         },
     };
-    let Some(copy) = event.and_then(|event| message::copy(name, outcome, &event)) else {
+    let Some((copy, event)) = event.and_then(|event| Some((message::copy(name, outcome, &event)?, event))) else {
         tracing::error!(shard = %log.shard, sequence = outcome.sequence, "the event of a dead letter is no longer in the log; it gets no copy");
         return CopyResult::Lost;
     };
     let made = store(log, &copy).await;
+    if matches!(made, CopyResult::Stored) && !event.event.is_erased() {
+        return without_erased(log, admins, &copy, &event).await;
+    }
     if is_last_try && matches!(made, CopyResult::Refused(_)) {
         let note = message::without_payload(&copy, log.shard);
         if let Err(problem) = publish_once(&log.connection, &note).await {
@@ -305,6 +316,26 @@ async fn make(
         }
     }
     made
+}
+
+/// Removes a stored copy if its event has been erased since it was read. An erasure removes the copies that there are after it
+/// has removed the event: as long as the event is there, the erasure is to come, and finds this copy.
+async fn without_erased(log: &Log, admins: &Requests, copy: &Outgoing, event: &StoredEvent) -> CopyResult {
+    let Event { workflow, id, .. } = &event.event;
+    match timeout(COPY_TIMEOUT, log.is_erased(workflow, event.seq, *id)).await {
+        Ok(false) => return CopyResult::Stored,
+        Ok(true) => {}
+        Err(_) => return CopyResult::Failed("timeout while asking whether its event is erased".into()),
+    }
+    let removed = async {
+        let stored = latest(&log.connection, &copy.subject).await.map_err(|error| error.to_string())?;
+        let Some(stored) = stored else { return Ok(()) };
+        remove_copy(admins, stored.seq).await.map_err(|error| error.to_string())
+    };
+    match removed.await {
+        Ok(()) => CopyResult::Stored,
+        Err(problem) => CopyResult::Failed(format!("its event is erased, and it cannot be removed: {problem}")),
+    }
 }
 
 async fn store(log: &Log, copy: &Outgoing) -> CopyResult {
