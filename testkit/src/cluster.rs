@@ -52,6 +52,11 @@ impl TestCluster {
         &self.urls[node]
     }
 
+    /// The folder of one node's store.
+    pub fn folder(&self, node: usize) -> &Path {
+        self.nodes[node].folder()
+    }
+
     /// Options for a client to connect to any of the nodes.
     pub fn options(&self) -> NatsOptions {
         NatsOptions { url: Some(self.urls.join(",")), ..NatsOptions::default() }

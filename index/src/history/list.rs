@@ -17,8 +17,8 @@ use super::{
     with_status::{Status, Wanted},
 };
 
-/// Bound of the work of one page, in rows read: some tens of milliseconds.
-const WORK_MAX: usize = 20_000;
+/// Bound of the work of one page, in rows read: about ten milliseconds.
+const WORK_MAX: usize = 4_000;
 /// Work of reading the sets of a segment, in rows.
 const SEGMENT_WORK: usize = 8;
 /// Work of reading the status of an event, in rows.
