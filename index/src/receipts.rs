@@ -46,6 +46,7 @@ use segments::Filters;
 
 pub use apply::{Apply, Changes, Committed};
 pub use change::{Change, Content};
+pub use tables::Statement;
 pub use view::{DueHeads, View};
 
 /// Name and version of the file's format.

@@ -100,7 +100,7 @@ pub(crate) fn decide<'a>(
             begun.extend(linked.map(|linked| linked.key));
             return Decision::Repeat { of: *of, same_body };
         }
-        let accepted = overlay.accepted(id).or(looked.accepted.as_ref());
+        let accepted = looked.accepted.iter().chain(overlay.accepted(id)).max_by_key(|accepted| accepted.seq);
         if let Some(accepted) = accepted.filter(|accepted| horizons.knows(accepted, now)) {
             let accepted = accepted.clone();
             if accepted.digest == *digest {
@@ -113,15 +113,15 @@ pub(crate) fn decide<'a>(
             return Decision::Repeat { of: *of, same_body: true };
         }
         let replayed = replay_key.and_then(|key| {
-            let beyond = overlay.replayed(key);
-            beyond.or(looked.replayed.as_ref().map(|(id, accepted)| (*id, accepted)))
+            let stored = looked.replayed.iter().map(|(id, accepted)| (*id, accepted));
+            stored.chain(overlay.replayed(key)).max_by_key(|(_, accepted)| accepted.seq)
         });
         if let Some((first, accepted)) = replayed.filter(|(_, accepted)| horizons.knows(accepted, now)) {
             return Decision::Replayed(first, accepted.clone());
         }
         let (sequence_number, previous) = match heads.get(workflow) {
             Some((number, event)) => (number.next(), Some(*event)),
-            None => horizons.next(overlay.head(workflow).or(looked.head.as_ref()), now),
+            None => horizons.next(overlay.head(workflow, looked.head).as_ref(), now),
         };
         begun.extend(linked.map(|linked| linked.key));
         firsts.insert(id, (index, digest));

@@ -109,7 +109,7 @@ impl HeadRefresher {
             return None;
         }
         let mut heads = due.heads;
-        heads.retain(|(workflow, _)| overlay.head(workflow).is_none());
+        heads.retain(|(workflow, _)| !overlay.has_head(workflow));
         if heads.is_empty() {
             self.finish(due.more_after);
             return None;

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use weft_index::{
     projection::Mark,
-    receipts::{Accepted, Change, Content, WorkflowHead},
+    receipts::{Accepted, Change, Content, Statement, WorkflowHead},
 };
 use weft_proto::ids::{EventId, StreamSeq, WorkflowId};
 
@@ -37,7 +37,7 @@ pub(super) struct Overlay {
     /// Replay keys, with the sequence and the id of the event.
     replays: HashMap<EventId, (StreamSeq, EventId)>,
     /// Heads, with the sequence of the message that states each.
-    heads: HashMap<WorkflowId, (StreamSeq, WorkflowHead)>,
+    heads: HashMap<WorkflowId, (StreamSeq, Statement)>,
 }
 
 #[derive(Debug)]
@@ -105,20 +105,32 @@ impl Overlay {
         self.entries.len()
     }
 
-    /// The newest event of this id beyond the file.
+    /// The newest event of this id that a message beyond the file states. The record of an erased event states one that
+    /// may be older than that in the file.
     pub fn accepted(&self, id: EventId) -> Option<&Accepted> {
         self.ids.get(&id)
     }
 
-    /// The newest event of this replay key beyond the file, and its id.
+    /// The newest event of this replay key that a message beyond the file states, and its id; as [`accepted`](Self::accepted).
     pub fn replayed(&self, key: EventId) -> Option<(EventId, &Accepted)> {
         let (_, id) = self.replays.get(&key)?;
         self.ids.get(id).map(|accepted| (*id, accepted))
     }
 
-    /// The head of a workflow, if a message beyond the file states it.
-    pub fn head(&self, workflow: &WorkflowId) -> Option<&WorkflowHead> {
-        self.heads.get(workflow).map(|(_, head)| head)
+    /// Whether a message beyond the file states the head of a workflow.
+    pub fn has_head(&self, workflow: &WorkflowId) -> bool {
+        self.heads.contains_key(workflow)
+    }
+
+    /// The head of a workflow, whose head in the file is `stored`. A record that was appended without a comparison may
+    /// state an older head than the file.
+    pub fn head(&self, workflow: &WorkflowId, stored: Option<WorkflowHead>) -> Option<WorkflowHead> {
+        // Of the file's own statements nothing older counts either.
+        let stored = stored.map(|head| Statement { head, by_event: true });
+        match self.heads.get(workflow) {
+            Some((_, stated)) => Some(stated.after(stored).head),
+            None => stored.map(|stored| stored.head),
+        }
     }
 
     /// A local event was stored at `end` + 1, unless it has been read already.
@@ -182,9 +194,9 @@ impl Overlay {
         let stored_at = whole_millis(mark.stored_at);
         let content = match &mut entry.kind {
             EntryKind::Event(id, workflow) => {
-                if let Some((_, head)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
-                    head.stored_at = stored_at;
-                    head.carried_at = stored_at;
+                if let Some((_, stated)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
+                    stated.head.stored_at = stored_at;
+                    stated.head.carried_at = stored_at;
                 }
                 match self.ids.get_mut(id).filter(|accepted| accepted.seq == seq) {
                     Some(accepted) => {
@@ -195,9 +207,9 @@ impl Overlay {
                 }
             }
             EntryKind::Superseded(id, accepted) => {
-                if let Some((_, head)) = self.heads.get_mut(&accepted.workflow).filter(|(said, _)| *said == seq) {
-                    head.stored_at = stored_at;
-                    head.carried_at = stored_at;
+                if let Some((_, stated)) = self.heads.get_mut(&accepted.workflow).filter(|(said, _)| *said == seq) {
+                    stated.head.stored_at = stored_at;
+                    stated.head.carried_at = stored_at;
                 }
                 accepted.stored_at = stored_at;
                 Content::Event(*id, Accepted::clone(accepted))
@@ -205,8 +217,8 @@ impl Overlay {
             EntryKind::Heads(heads) => {
                 for (workflow, carried) in heads.iter_mut() {
                     carried.carried_at = stored_at;
-                    if let Some((_, head)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
-                        head.carried_at = stored_at;
+                    if let Some((_, stated)) = self.heads.get_mut(workflow).filter(|(said, _)| *said == seq) {
+                        stated.head.carried_at = stored_at;
                     }
                 }
                 Content::Heads(heads.clone())
@@ -307,7 +319,7 @@ impl Overlay {
             stored_at: accepted.stored_at,
             carried_at: accepted.stored_at,
         };
-        self.heads.insert(accepted.workflow.clone(), (seq, head));
+        self.heads.insert(accepted.workflow.clone(), (seq, Statement { head, by_event: true }));
         let kind = EntryKind::Event(id, accepted.workflow.clone());
         self.replays.extend(accepted.replay_key.map(|key| (key, (seq, id))));
         if let Some(earlier) = self.ids.insert(id, accepted) {
@@ -326,24 +338,28 @@ impl Overlay {
 
     fn push_heads(&mut self, seq: StreamSeq, message_id: Option<EventId>, heads: Vec<(WorkflowId, WorkflowHead)>) {
         for (workflow, carried) in &heads {
-            let head = self.heads.get(workflow).map(|(_, head)| head);
-            // A record of heads is never older than the heads that it was made of, unless another program made it.
-            if head.is_none_or(|head| head.sequence_number <= carried.sequence_number) {
-                self.heads.insert(workflow.clone(), (seq, *carried));
-            }
+            self.state_head(workflow, seq, *carried);
         }
         self.push(seq, message_id, EntryKind::Heads(heads));
+    }
+
+    /// Takes a head from the record at `seq`, unless a later one is known beyond the file.
+    fn state_head(&mut self, workflow: &WorkflowId, seq: StreamSeq, head: WorkflowHead) {
+        let known = self.heads.get(workflow).map(|(_, stated)| *stated);
+        let stated = Statement { head, by_event: false }.after(known);
+        if known.is_none_or(|known| known.head != stated.head) {
+            self.heads.insert(workflow.clone(), (seq, stated));
+        }
     }
 
     /// An event was erased: its receipt and head stay known, also to a gateway that has not read the event itself.
     fn push_erased(&mut self, change: &Change, id: EventId, accepted: &Accepted, erased: WorkflowHead) {
         let seq = change.seq;
-        let head = self.heads.get(&accepted.workflow).map(|(_, head)| head);
-        if head.is_none_or(|head| head.sequence_number < erased.sequence_number) {
-            self.heads.insert(accepted.workflow.clone(), (seq, erased));
-        }
-        if !self.ids.contains_key(&id) {
-            self.replays.extend(accepted.replay_key.map(|key| (key, (seq, id))));
+        self.state_head(&accepted.workflow, seq, erased);
+        let is_newest = |known: &Accepted| known.seq < accepted.seq;
+        let replayed = accepted.replay_key.filter(|key| self.replayed(*key).is_none_or(|(_, known)| is_newest(known)));
+        if self.ids.get(&id).is_none_or(is_newest) {
+            self.replays.extend(replayed.map(|key| (key, (seq, id))));
             self.ids.insert(id, accepted.clone());
         }
         self.push(seq, change.mark.id, EntryKind::Erased(id, Box::new(accepted.clone())));

@@ -57,17 +57,19 @@ impl Bucket {
     }
 }
 
-/// A workflow's head in a segment.
+/// A workflow's head as a part of the log states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Statement {
+pub struct Statement {
+    /// The head.
     pub head: WorkflowHead,
-    /// It is from an event, which replaces older heads. Otherwise it is from head records, which do not replace a later
-    /// head.
+    /// It is from an event, which replaces older heads. Otherwise it is from records of heads or of erased events, which
+    /// are appended without a comparison and do not replace a later head.
     pub by_event: bool,
 }
 
 impl Statement {
     /// The head from this and an `older` part of the log.
+    #[must_use]
     pub fn after(self, older: Option<Self>) -> Self {
         match older {
             Some(older) if !self.by_event && older.head.sequence_number > self.head.sequence_number => older,

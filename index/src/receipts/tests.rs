@@ -325,3 +325,22 @@ async fn an_erased_event_keeps_its_receipt_and_its_number() {
         }
     }
 }
+
+/// P2: an id that was used again beyond the horizon stays known by its later event when the earlier one is erased, and that is
+/// no fault.
+#[tokio::test]
+async fn an_erased_event_hides_no_later_one_of_its_id() {
+    let earlier = event(1, 0, "a", 1, None);
+    let beyond = 2 * i64::try_from(DEDUP.as_secs()).unwrap();
+    let later = Change { seq: StreamSeq(2), ..event(1, beyond, "b", 1, None) };
+    let Content::Event(id, accepted) = &later.content else { panic!("an event") };
+    let later = Change { content: Content::Event(*id, Accepted { seq: StreamSeq(2), ..accepted.clone() }), ..later };
+    let record = erased(3, beyond + 1, &earlier);
+    let changes = [earlier, later.clone(), record];
+    for changes in [vec![changes.to_vec()], changes.iter().map(|change| vec![change.clone()]).collect()] {
+        let fixture = Fixture::new();
+        assert_eq!(apply(&fixture.open(horizons()), changes).await.violations, 0);
+        let Content::Event(id, accepted) = &later.content else { panic!("an event") };
+        assert_eq!(fixture.open(horizons()).view().unwrap().receipt(*id).unwrap().as_ref(), Some(accepted));
+    }
+}

@@ -140,3 +140,48 @@ fn another_message_in_our_place_is_noticed() {
         assert_eq!(confirmed.confirm(&other).unwrap_err(), LogMismatch(other.seq), "{other:?}");
     }
 }
+
+/// P2: an id and a body that were used again beyond the horizon are known by the later event, although a record states that
+/// the earlier one was erased.
+#[test]
+fn an_erased_event_hides_no_later_one_of_its_id_or_body() {
+    let (id, key, workflow) = (EventId::unique(), EventId::unique(), WorkflowId::new("a").unwrap());
+    let (earlier, later) = (accepted(1, at(0), 1), accepted(4, at(20), 2));
+    let earlier = Accepted { replay_key: Some(key), ..earlier };
+    let head = |of: &Accepted| WorkflowHead {
+        sequence_number: of.sequence_number,
+        event_id: id,
+        stored_at: of.stored_at,
+        carried_at: of.stored_at,
+    };
+    let record = Change { content: Content::Erased(id, earlier.clone(), head(&earlier)), ..foreign(6, at(25)) };
+    let looked = |later: Option<&Accepted>| Looked {
+        cursor: StreamSeq(5),
+        accepted: later.cloned(),
+        replayed: later.map(|later| (id, later.clone())),
+        head: later.map(head),
+    };
+    // The later event is in the file, or beyond it.
+    for is_stored in [true, false] {
+        let mut overlay = Overlay::new(StreamSeq(3), StreamSeq(3), newest(at(15)));
+        let later = Accepted { replay_key: Some(key).filter(|_| !is_stored), ..later.clone() };
+        let looked = if is_stored {
+            overlay = Overlay::new(StreamSeq(5), StreamSeq(5), newest(at(22)));
+            looked(Some(&later))
+        } else {
+            overlay.read(&event(id, later.clone())).unwrap();
+            looked(None)
+        };
+        overlay.read(&record).unwrap();
+        let candidate = |id| Candidate {
+            id,
+            workflow: &workflow,
+            digest: &DIGEST,
+            replay_key: Some(key),
+            looked: &looked,
+            linked: None,
+        };
+        let decisions = decide(&overlay, horizons(), [candidate(id), candidate(EventId::unique())]);
+        assert_eq!(decisions, [Decision::Known(later.clone()), Decision::Replayed(id, later)], "{is_stored}");
+    }
+}

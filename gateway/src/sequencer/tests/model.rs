@@ -129,6 +129,10 @@ pub enum Step {
     Lag { messages: u8 },
     /// A message was stored and has been removed again.
     Hole,
+    /// An admin erases the event this far back.
+    Erase { back: u8 },
+    /// The shard's owner carries the event this far back forward as its workflow's head, without a comparison.
+    CarryUncompared { back: u8 },
     /// It asks the leader about the log's end, or whether there is anything before the end that it waits for.
     Ask { gateway: usize },
     /// Where the log is in doubt it compares what it knows.
@@ -324,6 +328,8 @@ impl World {
             Step::Vanish => self.faults |= self.log.vanish(),
             Step::Lag { messages } => self.log.lag(messages.into()),
             Step::Hole => self.log.hole(),
+            Step::Erase { back } => self.log.erase(back.into()),
+            Step::CarryUncompared { back } => self.log.carry_uncompared(back.into()),
             Step::Ask { gateway } => self.gateways[gateway % count].ask(&self.log),
             Step::Compare { gateway } => self.gateways[gateway % count].compare(&self.log),
             Step::RollBack { keep } => {
@@ -379,16 +385,17 @@ impl World {
         answers
     }
 
-    /// The events of the log, with the heads before each carried record checked on the way.
+    /// The events of the log, erased ones as they were, with the heads before each carried record checked on the way.
     pub fn events(&self) -> Result<Vec<Event>, String> {
         let mut heads: HashMap<String, (u64, EventId)> = HashMap::new();
         let mut events = Vec::new();
-        for message in self.log.held() {
+        for message in self.log.ever() {
             match Entry::decode(LAYOUT, message) {
                 Entry::Event(event) => {
                     heads.insert(event.workflow.to_string(), (event.sequence_number.0, event.id));
                     events.push(*event);
                 }
+                Entry::Heads(_) if self.log.is_uncompared(message.seq) => {}
                 Entry::Heads(record) => {
                     for head in record.heads {
                         let stated = (head.sequence_number, EventId::from_slice(&head.event_id).ok_or("no id")?);
@@ -397,7 +404,7 @@ impl World {
                         }
                     }
                 }
-                Entry::Erased(_) => return Err("nothing was erased".into()),
+                Entry::Erased(_) => {}
                 Entry::Foreign(error) => return Err(error.to_string()),
             }
         }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use weft_index::{
     projection::Mark,
-    receipts::{Accepted, Change, Content, WorkflowHead},
+    receipts::{Accepted, Change, Content, Statement, WorkflowHead},
 };
 use weft_nats::{message::Outgoing, records};
 use weft_proto::{
@@ -49,6 +49,14 @@ struct File {
     newest: Option<(StreamSeq, Mark)>,
     ids: HashMap<EventId, Accepted>,
     heads: HashMap<WorkflowId, WorkflowHead>,
+}
+
+impl File {
+    /// Takes a head from a record, as the receipts do.
+    fn states(&mut self, workflow: WorkflowId, head: WorkflowHead) {
+        let known = self.heads.get(&workflow).map(|head| Statement { head: *head, by_event: true });
+        self.heads.insert(workflow, Statement { head, by_event: false }.after(known).head);
+    }
 }
 
 /// An event that another gateway is to append.
@@ -389,7 +397,8 @@ impl Gateway {
         let changes = self.overlay.confirm(&Change::of(LAYOUT, at)).expect("the same log");
         assert_eq!(changes.first().map(|change| change.seq), Some(*unread.start()));
         for change in &changes {
-            let mut read = log.at(change.seq).expect("it was acked").clone();
+            // Erased since.
+            let Some(mut read) = log.at(change.seq).cloned() else { continue };
             assert!(read.stored_at <= change.mark.stored_at);
             read.stored_at = at.stored_at;
             let read = Change::of(LAYOUT, &read);
@@ -433,8 +442,11 @@ impl Gateway {
                     self.file.heads.insert(accepted.workflow.clone(), head);
                     self.file.ids.insert(id, accepted);
                 }
-                Content::Heads(heads) => self.file.heads.extend(heads),
-                Content::Erased(id, accepted, _) => {
+                Content::Heads(heads) => {
+                    heads.into_iter().for_each(|(workflow, head)| self.file.states(workflow, head))
+                }
+                Content::Erased(id, accepted, head) => {
+                    self.file.states(accepted.workflow.clone(), head);
                     self.file.ids.insert(id, accepted);
                 }
                 Content::Foreign => {}
@@ -461,7 +473,7 @@ fn is_of(log: &Log, cursor: StreamSeq, newest: Option<(StreamSeq, Mark)>) -> boo
 }
 
 fn carry_of(mut heads: Vec<(WorkflowId, WorkflowHead)>, overlay: &Overlay) -> Option<HeadRecord> {
-    heads.retain(|(workflow, _)| overlay.head(workflow).is_none());
+    heads.retain(|(workflow, _)| !overlay.has_head(workflow));
     let records = heads.iter().map(|(workflow, head)| internal::Head {
         workflow_id: workflow.to_string(),
         sequence_number: head.sequence_number.0,

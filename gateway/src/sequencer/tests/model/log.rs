@@ -1,14 +1,18 @@
 //! The stream of the model: what is applied can be read, what is proposed only refuses other appends.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
+use weft_index::receipts::body_digest;
 use weft_nats::{
     entry::Entry,
+    erasure::{Author, Erasure},
+    event::{Event, StoredEvent},
     message::{Outgoing, Stored},
+    records,
     streams::{LeaderView, Presence, StreamState},
 };
-use weft_proto::ids::StreamSeq;
+use weft_proto::{ids::StreamSeq, internal};
 
 use super::{LAYOUT, Mutant};
 use crate::sequencer::Receipt;
@@ -19,6 +23,10 @@ pub struct Log {
     messages: Vec<Stored>,
     /// Sequences of messages that have been removed.
     removed: HashSet<StreamSeq>,
+    /// Sequences of erased events, with those of their records.
+    erased: HashMap<StreamSeq, StreamSeq>,
+    /// Records of heads that were appended without a comparison.
+    uncompared: HashSet<StreamSeq>,
     /// The messages that a leader has accepted and not applied.
     proposed: Vec<Stored>,
     /// Committed messages that the leader that answers has not applied.
@@ -30,7 +38,16 @@ pub struct Log {
 
 impl Log {
     pub fn new(mutant: Mutant) -> Self {
-        Self { messages: Vec::new(), removed: HashSet::new(), proposed: Vec::new(), lag: 0, stored: 0, mutant }
+        Self {
+            messages: Vec::new(),
+            removed: HashSet::new(),
+            erased: HashMap::new(),
+            uncompared: HashSet::new(),
+            proposed: Vec::new(),
+            lag: 0,
+            stored: 0,
+            mutant,
+        }
     }
 
     /// The end of what is committed.
@@ -88,6 +105,70 @@ impl Log {
         if self.append(self.end(), &[message]).is_ok() {
             self.removed.insert(self.end());
         }
+    }
+
+    /// Appends a message of a writer that compares nothing: it comes after what is proposed, which is applied with it.
+    fn append_uncompared(&mut self, message: Outgoing) -> StreamSeq {
+        let _ = self.append(self.proposed_end(), &[message]);
+        self.end()
+    }
+
+    /// The event that stands this far back among those that are held.
+    fn event_at(&self, back: usize) -> Option<(&Stored, Event)> {
+        let events = self.held().filter_map(|message| match Entry::decode(LAYOUT, message) {
+            Entry::Event(event) => Some((message, *event)),
+            Entry::Heads(_) | Entry::Erased(_) | Entry::Foreign(_) => None,
+        });
+        let mut events: Vec<_> = events.collect();
+        let count = events.len();
+        (count > 0).then(|| events.swap_remove(count - 1 - back % count))
+    }
+
+    /// An admin erases an event: its record is appended, and its message removed.
+    pub fn erase(&mut self, back: usize) {
+        let Some((message, event)) = self.event_at(back) else { return };
+        let (seq, stored_at) = (message.seq, message.stored_at);
+        let digest = body_digest(&event.workflow, &event.event_type, &event.payload);
+        let by = Author {
+            operator: "ab12cd34".into(),
+            reason: String::new(),
+            request_id: "r-1".into(),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let replay_key = Erasure::replay_key_of(message);
+        let erasure = Erasure::new(StoredEvent { seq, stored_at, event }, digest, replay_key, by);
+        let record = self.append_uncompared(erasure.encode(LAYOUT));
+        self.removed.insert(seq);
+        self.erased.insert(seq, record);
+    }
+
+    /// The shard's owner, which makes room, carries the head forward that it has found. The workflow may have a later one.
+    pub fn carry_uncompared(&mut self, back: usize) {
+        let Some((message, event)) = self.event_at(back) else { return };
+        let head = internal::Head {
+            workflow_id: event.workflow.to_string(),
+            sequence_number: event.sequence_number.0,
+            event_id: event.id.to_vec(),
+            stored_at_ms: message.stored_at.as_millisecond(),
+        };
+        let record = self.append_uncompared(records::heads("heads.0".into(), vec![head]).1);
+        self.uncompared.insert(record);
+    }
+
+    /// Whether a record of heads was appended without a comparison.
+    pub fn is_uncompared(&self, seq: StreamSeq) -> bool {
+        self.uncompared.contains(&seq)
+    }
+
+    /// Whether events were erased.
+    pub fn has_erased(&self) -> bool {
+        !self.erased.is_empty()
+    }
+
+    /// All messages that are held, and the erased ones as they were.
+    pub fn ever(&self) -> impl Iterator<Item = &Stored> {
+        let is_erased = |seq| self.erased.contains_key(&seq);
+        self.messages.iter().filter(move |message| !self.removed.contains(&message.seq) || is_erased(message.seq))
     }
 
     pub fn roll_back(&mut self, keep: usize) {
@@ -154,7 +235,7 @@ impl Log {
 
     /// Whether what a receipt says stands in the log.
     pub fn holds(&self, receipt: &Receipt) -> bool {
-        self.held().any(|message| match Entry::decode(LAYOUT, message) {
+        self.ever().any(|message| match Entry::decode(LAYOUT, message) {
             Entry::Event(event) => {
                 (event.id, event.sequence_number, event.previous)
                     == (receipt.event_id, receipt.sequence_number, receipt.previous)
