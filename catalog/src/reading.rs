@@ -4,6 +4,10 @@
 //! stands, with a value or with its removal. Any other message on its subject, also a marker of a deletion or a purge
 //! or an earlier value that was published again, was not written there by the mesh, and changes nothing.
 //!
+//! A value states which message of its entry it follows. That may be one that was sealed with another master key: while keys are
+//! exchanged, processes write with either. A reader that has only one of the keys passes the other's messages over, and
+//! accepts what follows them.
+//!
 //! Values of the earlier format (`wft1`) claim no place. They count up to the sequence at which the catalog was resealed, which
 //! every value sealed since then contains.
 //!
@@ -12,7 +16,10 @@
 //! none was evicted: without a sound one the entry has never been there. So a reader that starts late either reaches the same
 //! conclusion as a reader that has seen all messages, or none.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use weft_nats::{message::Stored, streams::CATALOG_HISTORY};
 
@@ -55,6 +62,9 @@ struct Seen {
     unsound: bool,
     /// The id of another master key that one claims to be sealed with.
     other_key: Option<String>,
+    /// Revisions of the messages behind the sound one that claim to be sealed with another master key: the newest, as many
+    /// as the bucket keeps.
+    by_other_keys: VecDeque<u64>,
 }
 
 /// The last message that counts.
@@ -98,9 +108,21 @@ pub(super) struct StaleEntry {
 }
 
 impl Seen {
-    fn note(&mut self, problem: Unusable) {
+    /// Takes a message that counts.
+    fn take(&mut self, sound: Sound) {
+        self.sound = Some(sound);
+        self.by_other_keys.clear();
+    }
+
+    fn note(&mut self, revision: u64, problem: Unusable) {
         match problem {
-            Unusable::Sealed(OpenError::OtherKey { id }) => self.other_key = Some(id),
+            Unusable::Sealed(OpenError::OtherKey { id }) => {
+                self.other_key = Some(id);
+                self.by_other_keys.push_back(revision);
+                if self.by_other_keys.len() > usize::try_from(CATALOG_HISTORY).unwrap_or_default() {
+                    self.by_other_keys.pop_front();
+                }
+            }
             Unusable::Sealed(OpenError::OtherBucket) => self.other_bucket = true,
             Unusable::Sealed(OpenError::Forged | OpenError::Replayed(_) | OpenError::Outdated(_)) => self.foreign += 1,
             Unusable::Encoded(_) | Unusable::Misnamed(_) => self.unsound = true,
@@ -110,6 +132,11 @@ impl Seen {
     /// Whether the entry's value is lost.
     fn is_lost(&self) -> bool {
         self.sound.is_none() && (self.unsound || self.other_bucket || self.foreign >= CATALOG_HISTORY)
+    }
+
+    /// Whether the entry's last message may have been that of revision `previous`, for a process with more keys.
+    fn may_follow(&self, previous: u64) -> bool {
+        self.sound.is_none_or(|sound| sound.revision == previous) || self.by_other_keys.contains(&previous)
     }
 
     fn base(&self) -> Base {
@@ -180,22 +207,21 @@ impl Reading {
             bucket_created_ns: self.bucket_created_ns,
             legacy_through: self.legacy_through,
             sequence: message.seq.0,
-            previous: seen.sound.map(|sound| sound.revision),
         };
-        let counts = opened.and_then(|opened| place.check(opened)).map_err(Unusable::from);
+        let counts = opened.and_then(|opened| place.check(opened, seen)).map_err(Unusable::from);
         match counts.and_then(|value| Arc::make_mut(&mut self.snapshot).take(kind, name, &value, message)) {
             Ok(removed) => {
                 let legacy = claims.is_none();
                 if legacy {
                     self.legacy_last = message.seq.0;
                 }
-                seen.sound = Some(Sound { revision: message.seq.0, removed, legacy, by_older_key });
+                seen.take(Sound { revision: message.seq.0, removed, legacy, by_older_key });
                 return true;
             }
             Err(problem) => {
                 let (key, revision) = (&message.subject, message.seq.0);
                 tracing::error!(key, revision, %problem, "catalog entry makes no sense and is passed over");
-                seen.note(problem);
+                seen.note(revision, problem);
             }
         }
         false
@@ -243,20 +269,18 @@ struct Place {
     bucket_created_ns: i64,
     legacy_through: u64,
     sequence: u64,
-    /// The entry's last sound message before it, where it is known.
-    previous: Option<u64>,
 }
 
 impl Place {
-    /// The value, if it was sealed for this place.
-    fn check(&self, opened: Opened) -> Result<Vec<u8>, OpenError> {
+    /// The value, if it was sealed for this place, behind the messages of its entry that were `seen`.
+    fn check(&self, opened: Opened, seen: &Seen) -> Result<Vec<u8>, OpenError> {
         match opened.claims {
             None if self.sequence > self.legacy_through => Err(OpenError::Outdated(self.legacy_through)),
             None => Ok(opened.value),
             Some(claims) if claims.bucket_created_ns != self.bucket_created_ns => Err(OpenError::OtherBucket),
             Some(claims) if claims.sequence != self.sequence => Err(OpenError::Replayed(claims.sequence)),
             // 0: the entry's messages had been purged when it was written, so it begins again.
-            Some(claims) if claims.previous != 0 && self.previous.is_some_and(|known| known != claims.previous) => {
+            Some(claims) if claims.previous != 0 && !seen.may_follow(claims.previous) => {
                 Err(OpenError::Replayed(claims.sequence))
             }
             Some(_) => Ok(opened.value),

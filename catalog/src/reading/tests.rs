@@ -1,5 +1,6 @@
 use async_nats::HeaderMap;
 use jiff::Timestamp;
+use proptest::prelude::*;
 use prost::Message as _;
 use weft_proto::{
     ids::StreamSeq,
@@ -294,4 +295,102 @@ fn entries_of_an_older_key_count_and_are_stale() {
         assert!(reading.snapshot.complete && revisions(&reading) == [("a".to_owned(), 2)]);
         assert_eq!(reading.stale(Stale::FormOrKey), vec![]);
     }
+}
+
+/// A step while master keys are exchanged.
+#[derive(Debug, Clone, Copy)]
+enum Exchange {
+    /// A process writes an entry, or removes it. It has both keys, and seals with the older one until it is restarted.
+    Write { entry: usize, with_new: bool, removes: bool },
+    /// Someone without a master key writes to an entry's subject.
+    Foreign { entry: usize },
+}
+
+const ENTRIES: [&str; 2] = ["a", "b"];
+
+/// The bucket of an exchange of `old` for `new`: the steps, and then the resealing.
+fn exchanged(both: &MasterKey, old_first: &MasterKey, steps: &[Exchange]) -> Vec<Stored> {
+    let mut messages = Vec::new();
+    let write = |messages: &mut Vec<Stored>, by: &MasterKey, entry: &str, base: Base, value: &[u8]| {
+        let claims = claims(messages.len() as u64 + 1, base.previous, 0);
+        let sealed = by.seal(entry, &HeaderMap::new(), claims, value);
+        messages.push(message(claims.sequence, entry, None, sealed));
+    };
+    for step in steps {
+        match *step {
+            Exchange::Write { entry, with_new, removes } => {
+                let (name, entry) = (ENTRIES[entry], format!("source.{}", ENTRIES[entry]));
+                let by = if with_new { both } else { old_first };
+                let base = read(by, &messages).seen.get(&entry).map_or(Base { last: 0, previous: 0 }, Seen::base);
+                let value = Source { name: name.into(), ..Source::default() }.encode_to_vec();
+                write(&mut messages, by, &entry, base, if removes { b"" } else { &value });
+            }
+            Exchange::Foreign { entry } => {
+                let (seq, entry) = (messages.len() as u64 + 1, format!("source.{}", ENTRIES[entry]));
+                messages.push(message(seq, &entry, None, b"forged".to_vec()));
+            }
+        }
+    }
+    for stale in read(both, &messages).stale(Stale::FormOrKey) {
+        let stored = &messages[usize::try_from(stale.revision).unwrap() - 1];
+        let value = both.open(&stale.entry, &stored.headers, &stored.payload).unwrap().value;
+        write(&mut messages, both, &stale.entry, stale.base, &value);
+    }
+    messages
+}
+
+/// The messages that the bucket still has.
+fn kept(messages: &[Stored]) -> Vec<Stored> {
+    let later = |at: usize, subject: &str| messages[at + 1..].iter().filter(|other| other.subject == subject).count();
+    let kept = messages.iter().enumerate();
+    let kept = kept.filter(|(at, message)| later(*at, &message.subject) < CATALOG_HISTORY as usize);
+    kept.map(|(_, message)| message.clone()).collect()
+}
+
+fn exchange() -> impl Strategy<Value = Exchange> {
+    let (entry, with_new, removes) = (0..ENTRIES.len(), any::<bool>(), any::<bool>());
+    prop_oneof![
+        6 => (entry.clone(), with_new, removes)
+            .prop_map(|(entry, with_new, removes)| Exchange::Write { entry, with_new, removes }),
+        1 => entry.prop_map(|entry| Exchange::Foreign { entry }),
+    ]
+}
+
+proptest! {
+    /// An exchange of master keys rolls nothing back: with the new key alone every entry is what it was with both, regardless
+    /// of the process that wrote to it last before the resealing. So what was revoked stays revoked.
+    #[test]
+    fn the_new_key_alone_reads_what_both_have_read(steps in proptest::collection::vec(exchange(), 0..12)) {
+        let (new, old) = (key(), key());
+        let both = new.clone().with_others([old.clone()]).unwrap();
+        let old_first = old.with_others([new.clone()]).unwrap();
+        let messages = exchanged(&both, &old_first, &steps);
+        for messages in [messages.clone(), kept(&messages)] {
+            let (before, after) = (read(&both, &messages), read(&new, &messages));
+            prop_assert_eq!(revisions(&after), revisions(&before), "{:?}", steps);
+            prop_assert_eq!(after.snapshot.complete, before.snapshot.complete);
+            prop_assert_eq!(after.stale(Stale::FormOrKey), vec![]);
+            for entry in ENTRIES {
+                let entry = format!("source.{entry}");
+                let base = |reading: &Reading| reading.seen.get(&entry).map(Seen::base);
+                prop_assert_eq!(base(&after), base(&before));
+            }
+        }
+    }
+}
+
+/// The history of a revoked key: updated by a process that seals with the new key, removed by one that still seals with the
+/// old one, and then resealed. With the new key alone it stays removed.
+#[test]
+fn what_was_revoked_during_an_exchange_of_keys_stays_revoked() {
+    let (new, old) = (key(), key());
+    let created = placed(&old, claims(1, 0, 0));
+    let updated = placed(&new, claims(2, 1, 0));
+    let removed = removal(&old, claims(3, 2, 0));
+    let resealed = removal(&new, claims(4, 3, 0));
+    let messages = [created, updated, removed.clone(), resealed];
+    assert!(revisions(&read(&new, &messages)).is_empty());
+    // A value that was sealed behind an older one than that which counts is still none of this history.
+    let of_another_history = [&messages[..], &[placed(&new, claims(5, 3, 0))]].concat();
+    assert!(revisions(&read(&new, &of_another_history)).is_empty());
 }
