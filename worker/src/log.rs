@@ -3,7 +3,7 @@
 //! A direct get may be answered by a replica that lags, or not at all while the server is unavailable. An event that is absent
 //! counts as settled, so absence needs proof: a message is either found, or the stream's state says that it is no longer kept.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use weft_nats::{
     connect::Connection,
@@ -12,16 +12,19 @@ use weft_nats::{
     erasure::{self, Erasure},
     event::StoredEvent,
     message::Stored,
-    streams::{self, EnsureError, Presence, StreamState},
+    streams::{self, EnsureError, LeaderView, Presence, StreamState},
     subject::Layout,
 };
 use weft_proto::ids::{EventId, ShardId, StreamSeq, WorkflowId};
 
 /// Pause before a failed read is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// Messages and bytes of one read for records of erased events.
-const ERASED_READ: usize = 256;
-const ERASED_BYTES: usize = 4 << 20;
+/// One read for records of erased events.
+pub(crate) const ERASED_READ: Bounds = Bounds { messages: 256, bytes: 4 << 20 };
+/// Erased events of one result: they have no payload, so about a megabyte.
+const ERASED_MAX: usize = 1024;
+/// How often an end of a workflow is read again that comes before the records of its erased events: a replica that lags.
+const ERASED_TRIES: u32 = 5;
 
 /// The streams of one shard. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -120,25 +123,51 @@ impl Log {
         until_answered(|| self.state(stream)).await.first
     }
 
-    /// The erased events of a workflow in `from..=through`, without their payloads, repeated until it succeeds. Their records
-    /// may be anywhere after them.
-    pub async fn erased(&self, workflow: &WorkflowId, from: StreamSeq, through: StreamSeq) -> Vec<StoredEvent> {
+    /// The leader's view of a stream, repeated until it succeeds.
+    pub async fn view(&self, stream: &str) -> LeaderView {
+        until_answered(|| async move { streams::leader_view(&self.connection, stream).await.map_err(unavailable) })
+            .await
+    }
+
+    /// The erased events of a workflow in `from..=through`, without their payloads and in order, and the sequence up to
+    /// which they are complete; repeated until it succeeds. Their records may be anywhere after them. `missing`: the number of
+    /// them, if it is known.
+    pub async fn erased(
+        &self,
+        workflow: &WorkflowId,
+        from: StreamSeq,
+        through: StreamSeq,
+        missing: Option<u64>,
+    ) -> (Vec<StoredEvent>, StreamSeq) {
         let (stream, subject) = (self.layout.events_stream(self.shard), self.layout.event_subject(workflow));
-        let (mut position, mut erased) = (from, Vec::new());
-        loop {
-            let read = until_answered(|| {
-                direct::range(&self.connection, &stream, position, &subject, ERASED_READ, ERASED_BYTES)
-            });
-            let messages = read.await;
-            let Some(last) = messages.last() else { break };
+        let (mut position, mut known, mut tries) = (from, through, 0);
+        let mut erased: BTreeMap<StreamSeq, StoredEvent> = BTreeMap::new();
+        let Bounds { messages, bytes } = ERASED_READ;
+        while missing.is_none_or(|missing| (erased.len() as u64) < missing) {
+            let read = || direct::range(&self.connection, &stream, position, &subject, messages, bytes);
+            let messages = until_answered(read).await;
+            let Some(last) = messages.last() else {
+                if missing.is_none() || known < through || tries == ERASED_TRIES {
+                    break;
+                }
+                tries += 1;
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            };
             position = last.seq.next();
-            let found = messages.iter().filter_map(|message| Erasure::decode(self.layout, message));
-            let found = found.filter(|erasure| (from..=through).contains(&erasure.seq));
-            erased.extend(found.map(|Erasure { seq, stored_at, event, .. }| StoredEvent { seq, stored_at, event }));
+            for message in &messages {
+                if let Some((seq, event)) = erased_event(self.layout, message)
+                    && (from..=known).contains(&seq)
+                {
+                    erased.insert(seq, event);
+                }
+            }
+            while erased.len() > ERASED_MAX {
+                erased.pop_last();
+                known = erased.last_key_value().map_or(known, |(seq, _)| *seq);
+            }
         }
-        erased.sort_by_key(|event| event.seq);
-        erased.dedup_by_key(|event| event.seq);
-        erased
+        (erased.into_values().collect(), known)
     }
 
     /// Whether an event has been erased, by the leader of its stream, repeated until it succeeds.
@@ -155,16 +184,24 @@ impl Log {
         if self.state(stream).await?.first > seq {
             return Ok(true);
         }
-        let unavailable = |error: EnsureError| DirectError::Unavailable(error.to_string());
         let before = StreamSeq(seq.0.saturating_sub(1));
         let (_, presence) = streams::presence(&self.connection, stream, before, seq).await.map_err(unavailable)?;
         Ok(presence == Presence::Absent)
     }
 
     async fn state(&self, stream: &str) -> Result<StreamState, DirectError> {
-        let unavailable = |error: EnsureError| DirectError::Unavailable(error.to_string());
         streams::state(&self.connection, stream).await.map_err(unavailable)
     }
+}
+
+/// The event that a message says was erased, at its sequence and without its payload.
+pub(crate) fn erased_event(layout: Layout, message: &Stored) -> Option<(StreamSeq, StoredEvent)> {
+    let Erasure { seq, stored_at, event, .. } = Erasure::decode(layout, message)?;
+    Some((seq, StoredEvent { seq, stored_at, event }))
+}
+
+fn unavailable(error: EnsureError) -> DirectError {
+    DirectError::Unavailable(error.to_string())
 }
 
 fn lagging(stream: &str, through: StreamSeq) -> DirectError {

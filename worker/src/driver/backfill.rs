@@ -8,13 +8,13 @@ use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use tokio::task::{JoinError, JoinSet};
 use weft_catalog::{Filters, Match};
-use weft_nats::{entry::Entry, event::StoredEvent};
+use weft_nats::event::StoredEvent;
 use weft_proto::{
     ids::{StreamSeq, SubscriptionUid},
     internal,
 };
 
-use super::{Driver, DriverError, aborted};
+use super::{Driver, DriverError, aborted, erasures::Erasures};
 use crate::{
     lane::Input,
     log::{Bounds, Log, Read},
@@ -27,6 +27,7 @@ const READ: Bounds = Bounds { messages: 256, bytes: 8 * 1024 * 1024 };
 #[derive(Debug)]
 pub(super) struct Backfills {
     log: Log,
+    erasures: Erasures,
     /// The detached subscriptions. The lanes know their positions.
     detached: BTreeSet<SubscriptionUid>,
     /// The subscription that had the last turn.
@@ -43,14 +44,17 @@ pub(super) struct BackfillProgress {
     uid: SubscriptionUid,
     from: StreamSeq,
     read: Read,
+    /// The events that were erased between the messages.
+    erased: Vec<Arc<StoredEvent>>,
 }
 
 impl Backfills {
-    pub fn new(log: Log, restored: &[internal::SubscriptionState]) -> Self {
+    pub fn new(log: Log, erasures: Erasures, restored: &[internal::SubscriptionState]) -> Self {
         let uid_of = |state: &internal::SubscriptionState| SubscriptionUid::from_slice(&state.subscription);
         let detached = restored.iter().filter(|state| !state.closed && state.detached.is_some());
         Self {
             log,
+            erasures,
             detached: detached.filter_map(uid_of).collect(),
             turn: None,
             reading: JoinSet::new(),
@@ -87,10 +91,12 @@ impl Backfills {
     /// Starts a read after `cursor`, up to the shared cursor at most.
     fn read(&mut self, uid: SubscriptionUid, cursor: StreamSeq, shared: StreamSeq) {
         self.closing = shared.0 - cursor.0 <= READ.messages as u64;
-        let (log, from) = (self.log.clone(), cursor.next());
+        let (log, erasures, from) = (self.log.clone(), self.erasures.clone(), cursor.next());
         self.reading.spawn(async move {
             let stream = log.layout.events_stream(log.shard);
-            BackfillProgress { uid, from, read: log.range(&stream, ">", from, shared, READ).await }
+            let read = log.range(&stream, ">", from, shared, READ).await;
+            let erased = erasures.of_read(cursor, &read.messages, read.known).await;
+            BackfillProgress { uid, from, read, erased }
         });
     }
 
@@ -129,22 +135,22 @@ impl Driver {
     }
 
     pub(super) fn on_backfill(&mut self, progress: Result<BackfillProgress, JoinError>) -> Result<(), DriverError> {
-        let BackfillProgress { uid, from, read } = progress.map_err(aborted("read"))?;
+        let BackfillProgress { uid, from, read, erased } = progress.map_err(aborted("read"))?;
         // The subscription may have been closed in the meantime.
         if self.lanes.detached_through(uid).map(StreamSeq::next) != Some(from) {
             return Ok(());
         }
         let filters = self.lanes.filters(uid);
-        for message in read.messages {
-            let seq = message.seq;
-            let event = match Entry::decode(self.context.layout, &message) {
-                Entry::Event(event) => {
-                    let event = StoredEvent { seq, stored_at: message.stored_at, event: *event };
-                    let takes = |filters: &Arc<Filters>| filters.judge(&event) == Match::Taken;
-                    filters.as_ref().is_some_and(takes).then(|| Arc::new(event))
-                }
-                Entry::Heads(_) | Entry::Erased(_) | Entry::Foreign(_) => None,
-            };
+        let layout = self.context.layout;
+        let read_events = read.messages.iter().map(|message| {
+            let event = StoredEvent::decode(layout, message).ok().map(Arc::new);
+            (message.seq, event)
+        });
+        let mut events: Vec<_> = read_events.chain(erased.into_iter().map(|event| (event.seq, Some(event)))).collect();
+        events.sort_by_key(|(seq, _)| *seq);
+        for (seq, event) in events {
+            let takes = |event: &Arc<StoredEvent>| filters.as_ref().is_some_and(|filters| is_taken(filters, event));
+            let event = event.filter(takes);
             self.handle(Input::Backfilled { uid, seq, event })?;
             if self.lanes.detached_through(uid).is_some_and(|through| through < seq) {
                 // There is no room for this one.
@@ -153,4 +159,8 @@ impl Driver {
         }
         self.handle(Input::Backfilled { uid, seq: read.known, event: None })
     }
+}
+
+fn is_taken(filters: &Filters, event: &StoredEvent) -> bool {
+    filters.judge(event) == Match::Taken
 }

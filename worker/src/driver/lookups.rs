@@ -1,6 +1,9 @@
 //! Reads for lanes: the next events of a workflow, and the events of redrives.
+//!
+//! Reads lack no event: the numbers of a workflow say whether events are missing between others. They have been
+//! erased, and their records, which come later, describe them; or they are gone, which is recorded.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::task::JoinError;
 use weft_catalog::{Filters, Match};
@@ -9,21 +12,24 @@ use weft_nats::{
     event::{Event, StoredEvent},
     message::Stored,
 };
-use weft_proto::ids::{EventId, Run, StreamSeq};
+use weft_proto::ids::{EventId, Run, SequenceNumber, StreamSeq, WorkflowId};
 
 use super::{Driver, DriverError, aborted};
 use crate::{
     lane::{Input, LaneKey, Work},
-    log::{Bounds, Log},
+    log::{Bounds, Log, Read},
 };
 
 /// Bytes of one read: what a lane may buffer at once.
 const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Ends of reads that are remembered: some hundred kilobytes. A lane whose end is forgotten reads all of its workflow for
+/// records of erased events, if any event of the shard was erased.
+const ENDS_MAX: usize = 4096;
 
 /// A read that has ended.
 #[derive(Debug)]
 pub(super) enum Lookup {
-    CaughtUp { lane: LaneKey, events: Vec<Arc<StoredEvent>>, through: StreamSeq, gone: StreamSeq },
+    CaughtUp { lane: LaneKey, read: LaneRead },
     Loaded { work: Work, event: Option<Arc<StoredEvent>> },
 }
 
@@ -32,16 +38,10 @@ impl Driver {
     pub(super) fn start_catch_up(&mut self, lane: LaneKey, from: StreamSeq, through: StreamSeq, limit: usize) {
         let filters = self.lanes.filters(lane.subscription);
         let log = self.log();
+        let after = self.read_ends.before(&lane, from);
         self.lookups.spawn(async move {
-            let (events, through) = read_lane(&log, &lane, filters.as_deref(), from, through, limit).await;
-            let end = events.first().map_or(through, |event| StreamSeq(event.seq.0 - 1));
-            let gone = gone(&log, from, end).await;
-            // Also the first messages of the log may have been erased.
-            let (events, gone) = match gone {
-                StreamSeq(0) => (events, gone),
-                _ => with_erased(&log, &lane, filters.as_deref(), from, gone, events).await,
-            };
-            Lookup::CaughtUp { lane, events, through, gone }
+            let read = read_lane(&log, &lane, filters.as_deref(), from, through, limit, after).await;
+            Lookup::CaughtUp { lane, read }
         });
     }
 
@@ -63,7 +63,8 @@ impl Driver {
 
     pub(super) fn on_lookup(&mut self, lookup: Result<Lookup, JoinError>) -> Result<(), DriverError> {
         match lookup.map_err(aborted("read"))? {
-            Lookup::CaughtUp { lane, events, through, gone } => {
+            Lookup::CaughtUp { lane, read: LaneRead { events, through, gone, end } } => {
+                self.read_ends.note(&lane, end);
                 self.handle(Input::CaughtUp { lane, events, through, gone })
             }
             Lookup::Loaded { work, event } => self.handle(Input::Loaded { work, event }),
@@ -71,8 +72,54 @@ impl Driver {
     }
 }
 
-/// The next events of a workflow that the subscription's filters do not ignore, at least one if there is any, and the sequence
-/// up to which they are complete.
+/// The result of a read of a lane.
+#[derive(Debug)]
+pub(super) struct LaneRead {
+    /// Those that the filters do not ignore, in order, erased ones too.
+    events: Vec<Arc<StoredEvent>>,
+    /// `events` is complete up to here.
+    through: StreamSeq,
+    /// Nothing is left of what stood from the first sequence on up to here; 0: nothing has gone.
+    gone: StreamSeq,
+    end: Option<ReadEnd>,
+}
+
+/// Where a read of a lane ended: by its numbers the next read knows whether events are missing at its start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadEnd {
+    /// The last event of the workflow.
+    last: StreamSeq,
+    number: SequenceNumber,
+    /// There is none after it up to here.
+    through: StreamSeq,
+}
+
+/// Ends of reads, at most [`ENDS_MAX`].
+#[derive(Debug, Default)]
+pub(super) struct ReadEnds {
+    ends: BTreeMap<LaneKey, ReadEnd>,
+}
+
+impl ReadEnds {
+    /// The number of the last event before `from`, if it is known.
+    fn before(&self, lane: &LaneKey, from: StreamSeq) -> Option<SequenceNumber> {
+        let end = self.ends.get(lane)?;
+        (end.last < from && from <= end.through.next()).then_some(end.number)
+    }
+
+    fn note(&mut self, lane: &LaneKey, end: Option<ReadEnd>) {
+        match end {
+            Some(end) => self.ends.insert(lane.clone(), end),
+            None => self.ends.remove(lane),
+        };
+        if self.ends.len() > ENDS_MAX {
+            self.ends.pop_first();
+        }
+    }
+}
+
+/// The next events of a workflow that the subscription's filters do not ignore, at least one if there is any. `after`: the
+/// number of the event before them, if it is known.
 async fn read_lane(
     log: &Log,
     lane: &LaneKey,
@@ -80,54 +127,130 @@ async fn read_lane(
     start: StreamSeq,
     through: StreamSeq,
     limit: usize,
-) -> (Vec<Arc<StoredEvent>>, StreamSeq) {
+    mut after: Option<SequenceNumber>,
+) -> LaneRead {
     let mut from = start;
-    let (stream, subject) = (log.layout.events_stream(log.shard), log.layout.event_subject(&lane.workflow));
     loop {
-        let read = log.range(&stream, &subject, from, through, Bounds { messages: limit, bytes: READ_BYTES }).await;
-        let events: Vec<_> = read
-            .messages
-            .into_iter()
-            .filter_map(|message| StoredEvent::decode(log.layout, &message).ok().map(Arc::new))
-            .filter(|event| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored))
-            .collect();
-        if !events.is_empty() {
-            return (events, read.known);
+        let part = read_part(log, &lane.workflow, from, through, limit, after).await;
+        let last = part.events.last().map(|event| (event.seq, event.event.sequence_number));
+        let end = last.map(|(last, number)| ReadEnd { last, number, through: part.known });
+        let events = part.events.into_iter().map(Arc::new);
+        let taken = |event: &Arc<StoredEvent>| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored);
+        let events: Vec<_> = events.filter(taken).collect();
+        let gone = part.gone;
+        if !events.is_empty() || part.known >= through {
+            return LaneRead { events, through: part.known, gone, end };
         }
-        if read.known >= through {
-            // A lane ends with an event: it was erased, unless the log has dropped it.
-            let erased = log.erased(&lane.workflow, start, through).await.into_iter().map(Arc::new);
-            let taken = |event: &Arc<StoredEvent>| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored);
-            return (erased.filter(taken).take(limit).collect(), read.known);
+        if gone > StreamSeq(0) {
+            // What follows is read when this is recorded.
+            return LaneRead { events, through: gone, gone, end: None };
         }
-        from = read.known.next();
+        after = last.map(|(_, number)| number).or(after);
+        from = part.known.next();
     }
 }
 
-/// The events with the erased ones up to `gone` in front of them, and the last sequence before those.
-async fn with_erased(
-    log: &Log,
-    lane: &LaneKey,
-    filters: Option<&Filters>,
-    from: StreamSeq,
+/// Part of a workflow.
+#[derive(Debug)]
+struct Part {
+    /// In order, erased ones too.
+    events: Vec<StoredEvent>,
+    /// `events` is complete up to here.
+    known: StreamSeq,
+    /// As in [`LaneRead`].
     gone: StreamSeq,
-    events: Vec<Arc<StoredEvent>>,
-) -> (Vec<Arc<StoredEvent>>, StreamSeq) {
-    let erased = log.erased(&lane.workflow, from, gone).await.into_iter().map(Arc::new);
-    let taken = |event: &Arc<StoredEvent>| filters.is_none_or(|filters| filters.judge(event) != Match::Ignored);
-    let all: Vec<_> = erased.filter(taken).chain(events).collect();
-    let first = all.first().map_or(gone.next(), |event| event.seq);
-    let gone = if first <= from { StreamSeq(0) } else { StreamSeq(first.0 - 1).min(gone) };
-    (all, gone)
 }
 
-/// The last sequence of `from..=end`, in which no event was found, that the log has dropped; 0: it has dropped none.
-async fn gone(log: &Log, from: StreamSeq, end: StreamSeq) -> StreamSeq {
-    if end < from {
-        return StreamSeq(0);
+async fn read_part(
+    log: &Log,
+    workflow: &WorkflowId,
+    from: StreamSeq,
+    through: StreamSeq,
+    limit: usize,
+    after: Option<SequenceNumber>,
+) -> Part {
+    let (stream, subject) = (log.layout.events_stream(log.shard), log.layout.event_subject(workflow));
+    let Read { messages, mut known } =
+        log.range(&stream, &subject, from, through, Bounds { messages: limit, bytes: READ_BYTES }).await;
+    let events = messages.iter().filter_map(|message| StoredEvent::decode(log.layout, message).ok());
+    let mut events: Vec<_> = events.collect();
+    if let Some(last) = events.last()
+        && known < through
+    {
+        // Whether an event is missing after it is known by the number of the next one.
+        known = last.seq;
     }
-    let first = log.first(&log.layout.events_stream(log.shard)).await;
-    if first > from { StreamSeq(first.0 - 1).min(end) } else { StreamSeq(0) }
+    let missing = missing(&events, from, known, after);
+    if missing == Some(0) {
+        return Part { events, known, gone: StreamSeq(0) };
+    }
+    // After the read: what was removed before it is removed in this view.
+    let view = log.view(&stream).await;
+    let first = view.state.first;
+    if missing.is_some() || view.removed > 0 || first > from {
+        let (erased, complete_to) = log.erased(workflow, from, known, missing).await;
+        events.extend(erased);
+        known = complete_to;
+    }
+    whole_part(events, from, known, after, first)
+}
+
+/// How many events of a workflow are missing among its `events` of `from..=known`, by their numbers; `None`: that is not
+/// known.
+fn missing(events: &[StoredEvent], from: StreamSeq, known: StreamSeq, after: Option<SequenceNumber>) -> Option<u64> {
+    let (first, last) = (events.first()?, events.last()?);
+    let at_start = match after {
+        _ if first.seq == from => 0,
+        Some(after) => between(after, first),
+        None if first.event.sequence_number == SequenceNumber(1) => 0,
+        None => return None,
+    };
+    let inside = events.windows(2).map(|pair| match pair {
+        [earlier, later] => between(earlier.event.sequence_number, later),
+        _ => 0,
+    });
+    (last.seq == known).then_some(at_start + inside.sum::<u64>())
+}
+
+/// How many events are missing between number `earlier` and an event. A workflow that was forgotten begins again.
+fn between(earlier: SequenceNumber, later: &StoredEvent) -> u64 {
+    later.event.sequence_number.0.saturating_sub(earlier.0.saturating_add(1))
+}
+
+/// A part from its events, in any order, erased ones among them; it ends before the first that is missing all the same.
+/// `first` is the first sequence that EVENTS holds.
+fn whole_part(
+    mut events: Vec<StoredEvent>,
+    from: StreamSeq,
+    mut known: StreamSeq,
+    after: Option<SequenceNumber>,
+    first: StreamSeq,
+) -> Part {
+    events.sort_by_key(|event| event.seq);
+    // Read before it was removed, and erased.
+    events.dedup_by_key(|event| event.seq);
+    events.retain(|event| event.seq <= known);
+    let hole = events.windows(2).position(|pair| match pair {
+        [earlier, later] => between(earlier.event.sequence_number, later) > 0,
+        _ => false,
+    });
+    if let Some(hole) = hole {
+        events.truncate(hole + 1);
+    }
+    if let Some(last) = events.last()
+        && (hole.is_some() || (last.seq < known && known < first))
+    {
+        known = last.seq;
+    }
+    let before = events.first().map_or(known, |event| StreamSeq(event.seq.0.saturating_sub(1)));
+    let lacks_some = events.first().zip(after).map(|(event, after)| between(after, event) > 0);
+    let gone = match lacks_some {
+        _ if before < from => StreamSeq(0),
+        Some(true) => before,
+        Some(false) => StreamSeq(0),
+        None => before.min(StreamSeq(first.0.saturating_sub(1))),
+    };
+    Part { events, known, gone: if gone < from { StreamSeq(0) } else { gone } }
 }
 
 /// The event of a dead letter: from EVENTS while that holds it, else its copy on DLQ.
@@ -148,3 +271,6 @@ async fn read_dead_letter(log: &Log, name: &CopyName<'_>) -> Option<Arc<StoredEv
     };
     Some(Arc::new(event))
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,7 @@ mod commits;
 mod cursor_marks;
 mod dead_letter_copier;
 mod endpoint_pause;
+mod erasures;
 mod expiry_watch;
 mod filters;
 mod lookups;
@@ -57,9 +58,10 @@ use checkpoints::{Checkpoints, Removal};
 use commands::CommandReader;
 use commits::{Commits, Stored};
 use dead_letter_copier::DeadLetterCopier;
+use erasures::{Erasures, EventsReader};
 use expiry_watch::ExpiryWatch;
 use filters::DeferredFilters;
-use lookups::Lookup;
+use lookups::{Lookup, ReadEnds};
 use receivers::Receivers;
 use trace::Traced;
 use trim::Trim;
@@ -154,7 +156,7 @@ pub struct Driver {
     commits: Commits,
     checkpoints: Checkpoints,
     copier: DeadLetterCopier,
-    events: OrderedReader,
+    events: EventsReader,
     commands: CommandReader,
     catalog: CatalogFollower,
     /// The subscriptions that events are matched by.
@@ -165,6 +167,7 @@ pub struct Driver {
     _trim: Option<AbortOnDropHandle<()>>,
     attempts: JoinSet<FinishedAttempt>,
     lookups: JoinSet<Lookup>,
+    read_ends: ReadEnds,
     receivers: Receivers,
     traced: Traced,
     /// Pauses of subscriptions that the catalog has not taken yet.
@@ -190,12 +193,14 @@ impl Driver {
         let Recovered { ledger, positions, restored, checkpoints } = recovered;
         let log = Log { connection: context.connection.clone(), layout: context.layout, shard };
         let stream = context.layout.events_stream(shard);
+        let erasures = Erasures::new(log.clone());
         let events = reader(&context, stream, &format!("events-{shard}"), known.events.clone());
+        let events = EventsReader::new(events, known.events.cursor, erasures.clone());
         let stream = context.layout.commands_stream(shard);
         let commands = reader(&context, stream, &format!("commands-{shard}"), known.commands.clone());
         crate::metrics::shard_owned(shard);
         let receivers = Receivers::new(shard, context.conditions.clone());
-        let backfills = Backfills::new(log.clone(), &restored.subscriptions);
+        let backfills = Backfills::new(log.clone(), erasures, &restored.subscriptions);
         let clock = lane_clock(&context.connection);
         let lanes = Lanes::new(share.limits(), restored, clock.now(), StdRng::from_rng(&mut rand::rng()));
         let expiry_watch = ExpiryWatch::start(log.clone(), context.retention);
@@ -230,6 +235,7 @@ impl Driver {
             _trim: trim,
             attempts: JoinSet::new(),
             lookups: JoinSet::new(),
+            read_ends: ReadEnds::default(),
             receivers,
             traced: Traced::default(),
             pauses: JoinSet::new(),
@@ -343,7 +349,7 @@ impl Driver {
             batch = self.commands.next(), if matches => self.on_commands(&batch?)?,
             () = self.expiry_watch.changed(), if matches => self.on_log_aged()?,
             progress = self.backfills.next(), if active => self.on_backfill(progress)?,
-            batch = self.events.next(), if reads && !self.backfills.is_closing() => self.on_events(batch)?,
+            batch = self.events.next(), if reads && !self.backfills.is_closing() => self.on_events(batch.map_err(aborted("read"))?)?,
         }
         Ok(())
     }

@@ -13,7 +13,8 @@
 //! another time. L10: an event ends for a subscription by the filter that was in force at its place; a subscription that is
 //! missing from the catalog keeps everything, and one that is removed keeps nothing of what it had, also when its uid comes
 //! back. L11: a batch is consecutive events of one lane within its bounds; accepted events, and no others, are delivered; and
-//! only an event that failed alone, or right after accepted ones, is exhausted or rejected.
+//! only an event that failed alone, or right after accepted ones, is exhausted or rejected. Events are erased at any time, also
+//! before they are read: they keep L1 to L4, and are not attempted any more (L6).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

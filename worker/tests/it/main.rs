@@ -7,6 +7,7 @@ mod commands;
 mod copies;
 mod delivering;
 mod embedded;
+mod erased;
 mod expiry;
 mod expressions;
 mod faults;

@@ -6,10 +6,12 @@ use bytes::Bytes;
 use prost::Message as _;
 use weft_catalog::{Catalog, Stamp, change};
 use weft_nats::{
-    append::{AppendErrorKind, Appender},
+    append::{AppendErrorKind, Appender, publish},
     checkpoints::{self, Checkpoint},
     connect::Connection,
-    event::Event,
+    direct,
+    erasure::{Author, Erasure, remove},
+    event::{Event, StoredEvent},
     message::Stored,
     reader::{OrderedReader, ReaderOptions},
     records,
@@ -255,6 +257,20 @@ impl Log {
             .await
             .unwrap();
         subscription
+    }
+
+    /// Erases the event at `seq`, as an admin does.
+    pub async fn erase(&self, seq: u64) {
+        let message = direct::get(&self.connection, "EVENTS", StreamSeq(seq)).await.unwrap().unwrap();
+        let by = Author {
+            operator: "ab12cd34".into(),
+            reason: "asked for".into(),
+            request_id: "r-1".into(),
+            at: jiff::Timestamp::now(),
+        };
+        let erasure = Erasure::new(StoredEvent::decode(self.layout, &message).unwrap(), [0; 32], None, by);
+        publish(&self.connection, &erasure.encode(self.layout)).await.unwrap();
+        remove(&self.connection, "EVENTS", message.seq).await.unwrap();
     }
 
     /// Publishes a record that no worker of the test has made.

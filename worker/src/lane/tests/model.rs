@@ -329,6 +329,18 @@ impl Model {
         self.handle(Input::CaughtUp { lane, events, through, gone: StreamSeq(0) });
     }
 
+    /// The event at `index` of the log is erased. What is read from now on, also by the shared reader and by backfills, is
+    /// what is left of it; the record comes after it.
+    pub fn erase(&mut self, index: usize) {
+        let stored = &self.log[index];
+        let event = stored.event.clone().erased("by ann");
+        let event = Arc::new(StoredEvent { event, ..StoredEvent::clone(stored) });
+        self.log[index] = Arc::clone(&event);
+        if index < self.read {
+            self.handle(Input::Erased { event });
+        }
+    }
+
     pub fn pause(&mut self, subscription: u8, paused: bool) {
         if paused {
             self.paused.insert(subscription);

@@ -88,9 +88,7 @@ fn perform(model: &mut Model, words: &[&str]) {
         }
         ["expire", through] => model.age(number(through)),
         ["erase", seq] => {
-            let stored = of(model, seq);
-            let event = stored.event.clone().erased("by ann");
-            model.handle(Input::Erased { event: Arc::new(StoredEvent { event, ..StoredEvent::clone(&stored) }) });
+            model.erase(number(seq) as usize - 1);
         }
         ["crash"] => model.crash(false),
         ["pause"] => model.pause(0, true),

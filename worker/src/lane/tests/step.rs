@@ -75,6 +75,10 @@ pub enum Step {
     Age {
         events: u8,
     },
+    /// An event's payload is erased: settled, waiting, under way, or not read yet.
+    Erase {
+        which: u8,
+    },
     /// The owner learns how far the one before may have read.
     LearnEnd,
     /// Another filter.
@@ -132,6 +136,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (1u8..6).prop_map(|events| Step::Age { events }),
         1 => (-170i16..=170).prop_map(|hours| Step::SetClock { hours }),
         1 => any::<bool>().prop_map(|committed| Step::Crash { committed }),
+        2 => any::<u8>().prop_map(|which| Step::Erase { which }),
         2 => Just(Step::LearnEnd),
         2 => (0..SUBSCRIPTIONS, any::<bool>())
             .prop_map(|(subscription, narrow)| Step::Refilter { subscription, narrow }),
@@ -246,6 +251,7 @@ impl Model {
             Step::SetClock { hours } => self.skew = SignedDuration::from_hours(i64::from(hours)),
             Step::Age { events } => self.age((self.record.aged + u64::from(events)).min(self.log.len() as u64)),
             Step::Refilter { subscription, narrow } => self.refilter(subscription, narrow),
+            Step::Erase { which } if !self.log.is_empty() => self.erase(usize::from(which) % self.log.len()),
             Step::Lose { subscription } => self.lose(subscription),
             Step::Adopt { subscription } => self.adopt(subscription),
             Step::Remove { subscription } => self.remove(subscription),
@@ -258,6 +264,7 @@ impl Model {
             Step::Crash { committed } => self.crash(committed),
             Step::End { .. }
             | Step::CatchUp { .. }
+            | Step::Erase { .. }
             | Step::Load { .. }
             | Step::Replay { .. }
             | Step::OrderReplay { .. } => {}
