@@ -277,13 +277,13 @@ async fn read(shared: Arc<HistoryState>, writer: Arc<Writer<Projection>>, index:
     loop {
         let change = match messages.next().await {
             Ok(batch) => {
-                // No interior message is ever removed: a gap was dropped by retention while we read.
+                let position = next;
                 let gap = batch.messages.iter().fold(0, |gap, message| {
                     let gap = gap + message.seq.0.saturating_sub(next.0);
                     next = message.seq.next();
                     gap
                 });
-                if gap > 0 {
+                if gap > 0 && has_missed(&shared, source, &stream, position).await {
                     tracing::warn!(stream, messages = gap, "history has missed messages");
                 }
                 let messages = batch.messages.into_iter().map(|message| slim(source, message)).collect();
@@ -371,6 +371,17 @@ async fn tell(shared: &HistoryState, mut committed: watch::Receiver<Committed>, 
         shared.note(&now);
         if committed.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Whether retention has dropped what should have been read from `position` on. A gap may as well have been erased: that is
+/// removed from the middle of a stream, and its record says so.
+async fn has_missed(shared: &HistoryState, source: StreamKind, stream: &str, position: StreamSeq) -> bool {
+    match source {
+        StreamKind::Outcomes(_) | StreamKind::Commands(_) => true,
+        StreamKind::Events(_) | StreamKind::DeadLetters | StreamKind::Rejected => {
+            streams::state(&shared.connection, stream).await.is_ok_and(|state| state.first > position)
         }
     }
 }

@@ -1,5 +1,10 @@
 //! Counts and durations by minute.
 
+use weft_nats::{
+    erasure::{Author, Erasure},
+    event::StoredEvent,
+};
+
 use super::*;
 use crate::history::stats::{self, Counts, KEPT_MINUTES, OTHER, StatsQuery, StatsReport};
 
@@ -46,6 +51,38 @@ proptest! {
         prop_assert_eq!((name.as_str(), billing.counts), ("billing", of_billing));
         prop_assert_eq!(report.total.latencies.accept.count(), 4);
         prop_assert_eq!(billing.latencies.total.count(), 1, "of live deliveries only");
+    }
+}
+
+/// A history that is built after an erasure has the counts of one that has read the event: in either order of the streams.
+#[test]
+fn an_erased_event_is_counted_once_whether_it_was_read_or_not() {
+    let erasure = Erasure::new(
+        StoredEvent { seq: StreamSeq(1), stored_at: Timestamp::from_second(1).unwrap(), event: event(1) },
+        [0; 32],
+        None,
+        Author { operator: String::new(), reason: String::new(), request_id: "r-1".into(), at: Timestamp::UNIX_EPOCH },
+    );
+    let outgoing = erasure.encode(LAYOUT);
+    let record = stored(9, outgoing.subject, outgoing.headers, outgoing.payload.to_vec());
+    let record = (StreamKind::Events(SHARD), record);
+    let read = (StreamKind::Events(SHARD), event_message(1));
+    let outcomes = vec![outcome(BILLING, 1, 0, OutcomeKind::Delivered, 2_000)];
+    let attempts = vec![attempt(BILLING, 1, 0, 1, 0)];
+    let subscriptions = vec![opened(BILLING, "billing")];
+    let of_it = commit(1, internal::Commit { cursor: 1, subscriptions, outcomes, attempts, ..Default::default() });
+    let of_it = (StreamKind::Outcomes(SHARD), of_it);
+    let followed = Index::new();
+    apply(&followed, &[read, of_it.clone(), record.clone(), record.clone()]);
+    let followed = report(&followed);
+    assert_eq!((followed.total.counts.accepted, followed.total.counts.delivered), (1, 1));
+    for messages in [[record.clone(), of_it.clone()], [of_it, record]] {
+        let rebuilt = Index::new();
+        messages.into_iter().for_each(|message| apply(&rebuilt, &[message]));
+        let rebuilt = report(&rebuilt);
+        assert_eq!(rebuilt.total.counts, followed.total.counts);
+        assert_eq!(rebuilt.sources, followed.sources);
+        assert_eq!(rebuilt.total.latencies.accept.count(), followed.total.latencies.accept.count());
     }
 }
 
