@@ -26,6 +26,12 @@ const REJECTED_MIN: u64 = 10;
 const STEADY_HOURS: usize = 20;
 const MINUTE_MS: i64 = 60_000;
 
+/// Conditions about sources are known by the counts of minutes.
+const OF_SOURCES: &str = "weft.source.";
+/// Minutes whose dead letters are looked at: an admin that takes over misses none of an outage that long, and outcomes that
+/// are committed late are counted in their minute.
+pub(super) const DEAD_LETTER_MINUTES: u64 = 60;
+
 /// The mesh, as it is seen.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
@@ -36,9 +42,9 @@ pub(super) struct Seen {
     pub behind_since_ms: Option<i64>,
     /// How long EVENTS keeps an event; 0: for ever.
     pub retention_ms: i64,
-    /// Dead letters of finished minutes: minute, subscription, number.
+    /// Dead letters of the last [`DEAD_LETTER_MINUTES`] finished minutes: minute, subscription, number.
     pub dead_letters: Vec<(u64, String, u64)>,
-    /// The minutes before this one are finished and counted.
+    /// The minutes before this one are finished and counted; 0: none is counted yet.
     pub finished: u64,
 }
 
@@ -60,6 +66,8 @@ pub(super) struct Subscription {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Source {
     pub name: String,
+    /// The catalog has it.
+    pub is_configured: bool,
     /// Accepted and refused in the last five finished minutes.
     pub accepted: u64,
     pub rejected: u64,
@@ -83,8 +91,11 @@ pub(super) struct Stream {
 #[serde(default)]
 pub(super) struct State {
     active: BTreeMap<String, Active>,
-    /// Dead letters of the minutes before this one have been reported.
+    /// Dead letters of the minutes before this one have been reported, as far as they were counted.
     dead_letters_from: u64,
+    /// How many have been reported of each minute that is still looked at, by subscription. `None`: a record of an earlier
+    /// version.
+    reported: Option<BTreeMap<u64, BTreeMap<String, u64>>>,
     pub outbox: VecDeque<Alert>,
 }
 
@@ -122,32 +133,43 @@ struct Condition {
 /// Decides. The alerts are in the state's outbox.
 pub(super) fn decide(state: &mut State, seen: &Seen, now_ms: i64) {
     let conditions = conditions(state, seen, now_ms);
-    let ended: Vec<_> = state.active.keys().filter(|key| !conditions.contains_key(*key)).cloned().collect();
+    let is_judged = |key: &String| seen.finished > 0 || !key.starts_with(OF_SOURCES);
+    let ended = state.active.keys().filter(|key| !conditions.contains_key(*key) && is_judged(key));
+    let ended: Vec<_> = ended.cloned().collect();
     for key in ended {
         let Some(active) = state.active.remove(&key) else { continue };
-        publish(state, &key, &active, "recovered", now_ms);
+        publish(state, &key, &active, "recovered", "", now_ms);
     }
     for (key, condition) in conditions {
         if state.active.contains_key(&key) || state.active.len() >= ACTIVE_MAX {
             continue;
         }
         let active = condition.active(&key, now_ms);
-        publish(state, &key, &active, "raised", now_ms);
+        publish(state, &key, &active, "raised", "", now_ms);
         state.active.insert(key, active);
     }
     report_dead_letters(state, seen);
 }
 
-/// Dead letters are no condition: one event for all of a minute.
+/// Dead letters are no condition: one event for all of a minute. Outcomes that are committed later, after an outage, are
+/// reported when they are counted.
 fn report_dead_letters(state: &mut State, seen: &Seen) {
+    if seen.finished == 0 {
+        return;
+    }
     if state.dead_letters_from == 0 {
         // The first one to look does not report what was before.
         state.dead_letters_from = seen.finished;
     }
-    for (minute, name, count) in &seen.dead_letters {
-        if *minute < state.dead_letters_from || *minute >= seen.finished {
+    let mut reported = state.reported.take().unwrap_or_else(|| reported_before(state.dead_letters_from, seen));
+    reported.retain(|minute, _| minute + DEAD_LETTER_MINUTES >= seen.finished);
+    for (minute, name, total) in seen.dead_letters.iter().filter(|(minute, ..)| *minute < seen.finished) {
+        let before = reported.get(minute).and_then(|minute| minute.get(name)).copied().unwrap_or_default();
+        let count = total.saturating_sub(before);
+        if count == 0 {
             continue;
         }
+        reported.entry(*minute).or_default().insert(name.clone(), *total);
         let (since_ms, until_ms) = (minute_ms(*minute), minute_ms(minute + 1));
         let command =
             format!("weft dlq list --subscription {name} --since {} --until {}", time(since_ms), time(until_ms));
@@ -161,23 +183,38 @@ fn report_dead_letters(state: &mut State, seen: &Seen) {
             kind: "weft.dead_letter.created",
             about: ("subscription", name.clone()),
             since_ms: Some(since_ms),
-            summary: format!("{count} dead letters of subscription {name} in a minute"),
+            summary: match before {
+                0 => format!("{count} dead letters of subscription {name} in a minute"),
+                _ => format!("{count} more dead letters of subscription {name} in a minute: {total}"),
+            },
             details: details.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         };
         let key = condition.key();
         let active = condition.active(&key, since_ms);
-        publish(state, &key, &active, "raised", until_ms);
+        let more = if before == 0 { String::new() } else { format!("/{before}") };
+        publish(state, &key, &active, "raised", &more, until_ms);
     }
+    state.reported = Some(reported);
     state.dead_letters_from = state.dead_letters_from.max(seen.finished);
 }
 
-fn publish(state: &mut State, key: &str, active: &Active, is: &str, at_ms: i64) {
+/// Counts of the minutes before `from`, which an earlier version has reported: as much as is seen.
+fn reported_before(from: u64, seen: &Seen) -> BTreeMap<u64, BTreeMap<String, u64>> {
+    let mut reported: BTreeMap<u64, BTreeMap<String, u64>> = BTreeMap::new();
+    for (minute, name, count) in seen.dead_letters.iter().filter(|(minute, ..)| *minute < from) {
+        reported.entry(*minute).or_default().insert(name.clone(), *count);
+    }
+    reported
+}
+
+/// `more` distinguishes alerts of the same kind that began at the same time.
+fn publish(state: &mut State, key: &str, active: &Active, is: &str, more: &str, at_ms: i64) {
     let (kind, about) = key.split_once('/').unwrap_or((key, ""));
     let mut data = active.data.clone();
     data.insert("state".to_owned(), is.into());
     data.insert("at".to_owned(), time(at_ms).into());
     let alert = Alert {
-        id: format!("{key}/{}/{is}", active.since_ms),
+        id: format!("{key}/{}/{is}{more}", active.since_ms),
         r#type: kind.to_owned(),
         source: OWN_SOURCE.to_owned(),
         workflow_id: format!("{OWN_WORKFLOWS}{}", about.replace('/', ":")),
@@ -217,7 +254,10 @@ fn conditions(state: &State, seen: &Seen, now_ms: i64) -> BTreeMap<String, Condi
         .for_each(|subscription| of_subscription(subscription, seen, now_ms, &mut found));
     found.extend(seen.sources.iter().filter(|source| source.name != OWN_SOURCE).filter_map(rejecting));
     found.extend(
-        seen.sources.iter().filter(|source| source.name != OWN_SOURCE).filter_map(|source| silent(source, now_ms)),
+        seen.sources
+            .iter()
+            .filter(|source| source.name != OWN_SOURCE && source.is_configured)
+            .filter_map(|source| silent(source, state, now_ms)),
     );
     found.extend(seen.streams.iter().filter_map(|stream| near_full(stream, state)));
     found.extend(seen.behind_since_ms.filter(|since_ms| now_ms - since_ms >= LAGGING_MS).map(lagging));
@@ -277,17 +317,22 @@ fn rejecting(source: &Source) -> Option<Condition> {
     })
 }
 
-fn silent(source: &Source, now_ms: i64) -> Option<Condition> {
+/// It has begun by what the source sent before, and holds until an event comes: the hours before go by.
+fn silent(source: &Source, state: &State, now_ms: i64) -> Option<Condition> {
     const HOUR_MS: i64 = 60 * MINUTE_MS;
     let name = &source.name;
-    let last_ms = source.last_ms?;
-    (now_ms - last_ms >= HOUR_MS && source.hours >= STEADY_HOURS).then(|| Condition {
+    let condition = |since_ms| Condition {
         kind: "weft.source.silent",
         about: ("source", name.clone()),
-        since_ms: Some(last_ms),
+        since_ms: Some(since_ms),
         summary: format!("nothing has come from source {name} for an hour, although it sends every hour"),
         details: Map::new(),
-    })
+    };
+    if let Some(Active { since_ms, .. }) = state.active.get(&condition(0).key()) {
+        return source.last_ms.is_none_or(|last_ms| last_ms <= *since_ms).then(|| condition(*since_ms));
+    }
+    let last_ms = source.last_ms?;
+    (now_ms - last_ms >= HOUR_MS && source.hours >= STEADY_HOURS).then(|| condition(last_ms))
 }
 
 fn near_full(stream: &Stream, state: &State) -> Option<Condition> {

@@ -13,7 +13,7 @@ use weft_proto::{ids::SubscriptionUid, v1};
 
 use super::{
     AlertOptions,
-    decide::{Seen, Source, Stream, Subscription},
+    decide::{DEAD_LETTER_MINUTES, Seen, Source, Stream, Subscription},
 };
 use crate::service::stats::observe::Observation;
 
@@ -22,8 +22,6 @@ const MINUTE_MS: i64 = 60_000;
 const STEADY_MINUTES: u64 = 25 * 60;
 /// Minutes in which refused requests are counted.
 const REJECTING_MINUTES: u64 = 5;
-/// Minutes whose dead letters are looked at: an admin that takes over misses none of an outage that long.
-const DEAD_LETTER_MINUTES: u64 = 60;
 /// Time after which the outcomes of a minute have been committed and read.
 const COMMITTED_MS: i64 = 10_000;
 /// Time-out for the history to reach the log's end.
@@ -70,7 +68,7 @@ impl Watch {
         let recent = self.minutes.dead_letters.iter().filter(|(of, ..)| of + DEAD_LETTER_MINUTES >= self.finished);
         Ok(Seen {
             subscriptions: subscriptions(observation, catalog),
-            sources: sources(&self.minutes, self.minute),
+            sources: sources(&self.minutes, self.minute, catalog.sources.keys().map(String::as_str)),
             streams: streams(observation, options.full_from),
             behind_since_ms: self.behind_since_ms,
             retention_ms: i64::try_from(options.retention.as_millis()).unwrap_or(i64::MAX),
@@ -98,8 +96,11 @@ fn subscriptions(observation: &Observation, catalog: &Snapshot) -> Vec<Subscript
     catalog.subscriptions.iter().map(subscription).collect()
 }
 
-fn sources(minutes: &Minutes, minute: u64) -> Vec<Source> {
-    let mut sources: BTreeMap<&str, (Source, BTreeSet<u64>)> = BTreeMap::new();
+/// The sources of the catalog, and those that sent something.
+fn sources<'a>(minutes: &'a Minutes, minute: u64, configured: impl Iterator<Item = &'a str>) -> Vec<Source> {
+    let configured =
+        configured.map(|name| (name, (Source { is_configured: true, ..Source::default() }, BTreeSet::new())));
+    let mut sources: BTreeMap<&str, (Source, BTreeSet<u64>)> = configured.collect();
     for (of, name, counts) in &minutes.sources {
         let (source, hours) = sources.entry(name.as_str()).or_default();
         if of + REJECTING_MINUTES >= minute {
@@ -146,8 +147,11 @@ mod tests {
         minutes.sources.extend((1..=24).map(|hour| at(now - 60 * hour - 30, 1, 0)));
         minutes.sources.push(at(now - 5, 0, 7));
         minutes.sources.push(at(now - 6, 0, 100));
-        let found = sources(&minutes, now);
-        assert_eq!((found[0].hours, found[0].rejected, found[0].accepted), (24, 7, 0));
-        assert_eq!(found[0].last_ms, Some((10_000 - 90) * MINUTE_MS));
+        let found = sources(&minutes, now, ["idle", "shop"].into_iter());
+        let names: Vec<_> = found.iter().map(|source| (source.name.as_str(), source.is_configured)).collect();
+        assert_eq!(names, [("idle", true), ("shop", true)]);
+        assert_eq!((found[1].hours, found[1].rejected, found[1].accepted), (24, 7, 0));
+        assert_eq!(found[1].last_ms, Some((10_000 - 90) * MINUTE_MS));
+        assert!(!sources(&minutes, now, std::iter::empty())[0].is_configured);
     }
 }

@@ -21,7 +21,8 @@ fn said(kind: &str, state: &str) -> Vec<(String, String)> {
 fn conditions_are_reported_on_change() {
     let day = 86_400_000;
     let stream = Stream { name: "EVENTS".into(), bytes: 96, bytes_max: 100, alert_from: 95 };
-    let source = Source { name: "shop".into(), ..Source::default() };
+    let source = Source { name: "shop".into(), is_configured: true, ..Source::default() };
+    let counted = || Seen { finished: 1, ..Seen::default() };
     for (kind, seen) in [
         ("weft.subscription.paused", of(Subscription { paused: Some("by ops".into()), ..Default::default() })),
         (
@@ -47,8 +48,8 @@ fn conditions_are_reported_on_change() {
         let mut state = State::default();
         assert_eq!(decided(&mut state, &seen, NOW), said(kind, "raised"));
         assert_eq!(decided(&mut state, &seen, NOW + 10_000), [], "{kind} is not repeated");
-        assert_eq!(decided(&mut state, &Seen::default(), NOW + 20_000), said(kind, "recovered"));
-        assert_eq!(decided(&mut state, &Seen::default(), NOW + 30_000), []);
+        assert_eq!(decided(&mut state, &counted(), NOW + 20_000), said(kind, "recovered"));
+        assert_eq!(decided(&mut state, &counted(), NOW + 30_000), []);
     }
 }
 
@@ -71,6 +72,67 @@ fn dead_letters_are_reported_by_the_minute() {
     assert!(state.outbox.is_empty(), "once");
     decide(&mut state, &seen(102, &[(100, 1000), (101, 3)]), NOW);
     assert_eq!(state.outbox.pop_front().unwrap().data["count"], 3);
+}
+
+/// Outcomes of an outage are committed after their minutes are finished: they are reported then, once.
+#[test]
+fn dead_letters_that_are_committed_late_are_reported() {
+    let mut state = State::default();
+    let seen = |finished, dead_letters: &[(u64, u64)]| Seen {
+        finished,
+        dead_letters: dead_letters.iter().map(|(minute, count)| (*minute, "billing".to_owned(), *count)).collect(),
+        ..Seen::default()
+    };
+    let ids = |state: &mut State, seen: &Seen| {
+        decide(state, seen, NOW);
+        let alerts = std::mem::take(&mut state.outbox);
+        alerts.into_iter().map(|alert| (alert.id, alert.data["count"].as_u64().unwrap())).collect::<Vec<_>>()
+    };
+    let id = |minute: i64, more: &str| {
+        format!("weft.dead_letter.created/subscription/billing/{}/raised{more}", minute * MINUTE_MS)
+    };
+    assert_eq!(ids(&mut state, &seen(0, &[])), [], "nothing is counted yet");
+    assert_eq!(ids(&mut state, &seen(100, &[(99, 5)])), []);
+    assert_eq!(ids(&mut state, &seen(101, &[(99, 5), (100, 2)])), [(id(100, ""), 2)]);
+    let late = seen(105, &[(99, 7), (100, 9), (101, 4)]);
+    assert_eq!(ids(&mut state, &late), [(id(99, "/5"), 2), (id(100, "/2"), 7), (id(101, ""), 4)]);
+    let mut kept: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+    assert_eq!(ids(&mut kept, &late), []);
+    // A history that is built again may know fewer for a while.
+    assert_eq!(ids(&mut kept, &seen(106, &[(100, 3)])), []);
+    assert_eq!(ids(&mut kept, &seen(106, &[(100, 9)])), []);
+    assert_eq!(ids(&mut kept, &seen(300, &[])), []);
+    assert_eq!(kept.reported, Some(BTreeMap::new()), "what is not looked at any more is forgotten");
+    // The record of an earlier version does not say what was reported.
+    let mut earlier = State { dead_letters_from: 101, ..State::default() };
+    assert_eq!(ids(&mut earlier, &late), [(id(101, ""), 4)]);
+}
+
+/// A source that stays silent does not recover because the hours in which it sent go by, nor because an admin that takes over
+/// has counted nothing yet.
+#[test]
+fn a_silent_source_recovers_by_an_event() {
+    const HOUR_MS: i64 = 3_600_000;
+    let mut state = State::default();
+    let seen = |last_ms, hours| {
+        let source = Source { name: "shop".into(), is_configured: true, last_ms, hours, ..Source::default() };
+        Seen { sources: vec![source], finished: 1, ..Seen::default() }
+    };
+    let kind = "weft.source.silent";
+    assert_eq!(decided(&mut state, &seen(Some(NOW), 24), NOW + HOUR_MS), said(kind, "raised"));
+    for hour in 2..=30 {
+        let last_ms = Some(NOW).filter(|_| hour <= 25);
+        let silent = seen(last_ms, 24 - usize::try_from(hour.min(24)).unwrap());
+        assert_eq!(decided(&mut state, &silent, NOW + hour * HOUR_MS), [], "{hour}");
+    }
+    assert_eq!(decided(&mut state, &Seen::default(), NOW + 30 * HOUR_MS), []);
+    let sent = seen(Some(NOW + 30 * HOUR_MS), 1);
+    assert_eq!(decided(&mut state, &sent, NOW + 30 * HOUR_MS), said(kind, "recovered"));
+    // One that is not configured any more is not waited for.
+    let mut removed = seen(Some(NOW), 24);
+    assert_eq!(decided(&mut state, &removed, NOW + HOUR_MS), said(kind, "raised"));
+    removed.sources[0].is_configured = false;
+    assert_eq!(decided(&mut state, &removed, NOW + HOUR_MS), said(kind, "recovered"));
 }
 
 /// Another admin that continues from the same record publishes the same ids, which gateways recognise as repeats.
