@@ -85,8 +85,12 @@ export async function signIn(key: string): Promise<Operator> {
   return response.json();
 }
 
+/** Ends the session. Fails where it may still be open. */
 export async function signOut() {
-  await fetch("/session", { method: "DELETE", headers: HEADERS });
+  const response = await fetch("/session", { method: "DELETE", headers: HEADERS }).catch(() => {
+    throw new Error("the admin cannot be reached; the session is still open");
+  });
+  if (!response.ok && response.status !== 401) throw new Error(`${await detail(response)}; the session may still be open`);
 }
 
 async function detail(response: Response): Promise<string> {

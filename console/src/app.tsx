@@ -112,7 +112,12 @@ export function App() {
     );
   }
   const leave = async () => {
-    await signOut();
+    try {
+      await signOut();
+    } catch (failure) {
+      setError(failure);
+      return;
+    }
     queries.clear();
     setOperator(null);
   };

@@ -1,19 +1,23 @@
 // Redrives that are followed. The mesh does the work: a closed tab only stops looking, and an opened one looks again, because the
-// same request id acts once and answers with its progress.
+// same request id acts once and answers with its progress. A redrive is followed in the sessions of its operator only: another one
+// would start what has not reached the admin, under the other's name.
 
 import { fromJson, type JsonValue, toJson, create } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { useQueryClient } from "@tanstack/react-query";
-import { useEffect, useSyncExternalStore } from "react";
+import { useEffect, useMemo, useSyncExternalStore } from "react";
 import { api, message } from "./api";
 import { count, plural } from "./format";
 import { type RedriveDeadLettersResponse, RedriveDeadLettersRequestSchema } from "./gen/weft/v1/dead_letter_service_pb";
+import { useSession } from "./session";
 import { Badge, Text } from "./ui/basics";
 
 interface Job {
   /** The call, in JSON. */
   call: JsonValue;
   id: string;
+  /** Who has started it. */
+  operator: string;
   startedAt: number;
   selected: number;
   delivered: number;
@@ -47,9 +51,9 @@ function put(next: Job[]) {
 const change = (id: string, changes: Partial<Job>) => put(jobs.map((job) => (job.id === id ? { ...job, ...changes } : job)));
 
 /** Starts a redrive and follows it. */
-export function startRedrive(call: Parameters<typeof api.deadLetters.redriveDeadLetters>[0], id: string) {
+export function startRedrive(call: Parameters<typeof api.deadLetters.redriveDeadLetters>[0], id: string, operator: string) {
   const request = create(RedriveDeadLettersRequestSchema, { ...call, requestId: id });
-  const started = { call: toJson(RedriveDeadLettersRequestSchema, request) as JsonValue, id, startedAt: Date.now() };
+  const started = { call: toJson(RedriveDeadLettersRequestSchema, request) as JsonValue, id, operator, startedAt: Date.now() };
   put([...jobs, { ...started, selected: 0, delivered: 0, failed: 0, notApplicable: 0, state: "running" }]);
 }
 
@@ -96,11 +100,18 @@ async function follow(job: Job, settled: () => void) {
           return;
         }
         await new Promise((resolve) => setTimeout(resolve, PAUSE));
+        if (abort.signal.aborted) return;
       }
     }
   } finally {
-    following.delete(job.id);
+    if (following.get(job.id) === abort) following.delete(job.id);
   }
+}
+
+/** Ends the session's streams; the redrives continue. */
+function unfollow() {
+  for (const abort of following.values()) abort.abort();
+  following.clear();
 }
 
 const subscribe = (listener: () => void) => {
@@ -110,7 +121,10 @@ const subscribe = (listener: () => void) => {
 
 export function Jobs() {
   const queries = useQueryClient();
-  const shown = useSyncExternalStore(subscribe, () => jobs);
+  const { operator } = useSession();
+  const all = useSyncExternalStore(subscribe, () => jobs);
+  const shown = useMemo(() => all.filter((job) => job.operator === operator.operator), [all, operator]);
+  useEffect(() => unfollow, []);
   useEffect(() => {
     for (const job of shown) {
       if (job.state === "running") follow(job, () => queries.invalidateQueries());

@@ -232,6 +232,42 @@ test("a redrive of all that match finishes with the tab closed, and is followed 
   await close();
 });
 
+test("a redrive of another operator is neither followed nor started in this session", async () => {
+  const { page, close } = await open("/dead-letters");
+  const asked = [];
+  page.on("request", (request) => {
+    if (request.url().endsWith("/RedriveDeadLetters")) asked.push(request.url());
+  });
+  const job = (id, operator) => {
+    const call = { ids: ["billing:00000000-0000-4000-8000-000000000000"], requestId: id, reason: "a test" };
+    return { call, id, operator, startedAt: 1, selected: 0, delivered: 0, failed: 0, notApplicable: 0, state: "running" };
+  };
+  await page.evaluate((jobs) => localStorage.setItem("weft.jobs", JSON.stringify(jobs)), [job("foreign", "another"), job("own", "bootstrap")]);
+  await page.reload();
+  await page.locator('[data-job="own"][data-state="failed"]').waitFor();
+  assert.equal(await page.locator('[data-job="foreign"]').count(), 0);
+  assert.equal(asked.length, 1);
+  await close();
+});
+
+test("a sign-out that fails says so, and the session stays", async () => {
+  const { page, close } = await open("/");
+  const answers = [(route) => route.fulfill({ status: 503, json: { detail: "the admin is stopping" } }), (route) => route.abort()];
+  await page.route("**/session", (route) => {
+    const answer = route.request().method() === "DELETE" ? answers.shift() : undefined;
+    return answer ? answer(route) : route.continue();
+  });
+  for (const told of ["the session may still be open", "the session is still open"]) {
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.getByRole("alert").getByText(told).waitFor();
+    await page.getByRole("button", { name: "Try again" }).click();
+    await page.getByRole("navigation").waitFor();
+  }
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.getByLabel("API key").waitFor();
+  await close();
+});
+
 test("a replay is planned, started and ends", async () => {
   const { page, close } = await open("/replays?workflow=order-1&type=order.paid&subscription=billing");
   await page.getByTestId("planned").getByText("5 deliveries").waitFor();

@@ -27,7 +27,7 @@ const VERBS: Record<Verb, { title: string; text: string }> = {
 };
 
 export function DeadLetters() {
-  const { may } = useSession();
+  const { operator, may } = useSession();
   const queries = useQueryClient();
   const [filters, setFilters] = useFilters(NAMES);
   const [selected, setSelected] = useState<ReadonlySet<string>>(new Set());
@@ -131,7 +131,7 @@ export function DeadLetters() {
   const act = async (reason: string, requestId: string) => {
     if (!asked) return;
     const what = asked.all ? { filter: { ...filter, statuses: ["open"] } } : { ids: [...selected] };
-    if (asked.verb === "redrive") startRedrive({ ...what, reason }, requestId);
+    if (asked.verb === "redrive") startRedrive({ ...what, reason }, requestId, operator.operator);
     else if (asked.verb === "resolve") await api.deadLetters.resolveDeadLetters({ ...what, reason, requestId });
     else await api.deadLetters.discardDeadLetters({ ...what, reason, requestId });
     setSelected(new Set());
