@@ -101,6 +101,7 @@ async fn export(
     end: tokio_util::sync::CancellationToken,
 ) {
     let mut is_away = false;
+    let shown = shown(&url);
     loop {
         let mut batch = Vec::new();
         let first = tokio::select! {
@@ -130,18 +131,48 @@ async fn export(
         if let Err(problem) = &sent {
             metrics::counter!(DROPPED).increment(count);
             if !is_away {
-                tracing::warn!(url, problem, "spans cannot be exported; they are dropped until the collector is back");
+                tracing::warn!(
+                    url = shown,
+                    problem,
+                    "spans cannot be exported; they are dropped until the collector is back"
+                );
             }
         } else if is_away {
-            tracing::info!(url, "spans are exported again");
+            tracing::info!(url = shown, "spans are exported again");
         }
         is_away = sent.is_err();
     }
 }
 
+/// A URL without what may be secret in it: user, password, query and fragment.
+fn shown(url: &str) -> String {
+    let Ok(mut url) = url.parse::<url::Url>() else { return String::new() };
+    // Both fail only for URLs without a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
 async fn send(client: &Client, url: &str, batch: Vec<Span>) -> Result<(), String> {
     let body = otlp::request(batch).encode_to_vec();
     let request = client.post(url).header(CONTENT_TYPE, "application/x-protobuf").body(body);
-    let response = request.send().await.map_err(|error| weft_nats::error_chain::in_one_line(&error))?;
+    // The error names the URL, which may hold a password.
+    let response = request.send().await.map_err(|error| weft_nats::error_chain::in_one_line(&error.without_url()))?;
     if response.status().is_success() { Ok(()) } else { Err(format!("the collector answers {}", response.status())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A collector's URL may hold a password or a token: neither the log nor the problem shows them.
+    #[tokio::test]
+    async fn a_collectors_password_is_not_shown() {
+        let url = "http://jane:hunter2@127.0.0.1:1/v1/traces?token=hunter3#hunter4";
+        assert_eq!(shown(url), "http://127.0.0.1:1/v1/traces");
+        let problem = send(&Client::new(), url, Vec::new()).await.unwrap_err();
+        assert!(!problem.contains("hunter") && !problem.contains("jane"), "{problem}");
+    }
 }

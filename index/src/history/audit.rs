@@ -137,10 +137,13 @@ pub(super) fn page(
         if !filter.takes(&stored.command) {
             continue;
         }
-        let parts = requests::request(view, base_request_id(&stored.command.request_id))?;
         // A call is shown once, where its first command is. A command that was stored again under the same id is none.
-        let is_first = parts.first().is_some_and(|first| (first.shard, first.run) == (stored.shard, stored.run));
-        if is_first && filter.takes_target(&parts) {
+        let base = base_request_id(&stored.command.request_id);
+        if requests::first(view, base)? != Some((stored.shard, stored.run)) {
+            continue;
+        }
+        let parts = requests::request(view, base)?;
+        if filter.takes_target(&parts) {
             items += parts.iter().map(|part| part.items().count()).sum::<usize>();
             page.entries.push(entry(view, parts)?);
         }

@@ -75,10 +75,28 @@ impl StoredCommand {
     }
 }
 
+/// The first command of a call, by the keys alone: the one of the lowest shard under the id itself, or what is kept of the
+/// others.
+pub(super) fn first(view: &View, request_id: &str) -> Result<Option<(ShardId, Run)>, redb::Error> {
+    for row in view.requests.range((request_id, 0)..(end_of(request_id).as_str(), 0))? {
+        let (key, seq) = row?;
+        let ((id, shard), seq) = (key.value(), seq.value());
+        if base_request_id(id) == request_id && view.commands.get((shard, seq))?.is_some() {
+            return Ok(Some((ShardId(shard), Run(seq))));
+        }
+    }
+    Ok(None)
+}
+
+/// The end of the keys of a call. The parts' ids begin with the request's id and the separator; other ids in the range belong to
+/// other requests.
+fn end_of(request_id: &str) -> String {
+    format!("{request_id}{}", char::from_u32(super::PART_SEPARATOR as u32 + 1).unwrap_or('\u{10ffff}'))
+}
+
 /// The commands of a request, by the operator's request id; empty if it is unknown.
 pub(super) fn request(view: &View, request_id: &str) -> Result<Vec<StoredCommand>, redb::Error> {
-    // The parts' ids begin with the request's id and the separator; other ids in the range belong to other requests.
-    let end = format!("{request_id}{}", char::from_u32(super::PART_SEPARATOR as u32 + 1).unwrap_or('\u{10ffff}'));
+    let end = end_of(request_id);
     let mut commands = Vec::new();
     for row in view.requests.range((request_id, 0)..(end.as_str(), 0))? {
         let (key, seq) = row?;

@@ -137,7 +137,10 @@ pub async fn run(args: HealthArgs, format: Option<Format>) -> Result<(), Failure
     let limit = Duration::from_secs(args.timeout);
     let found = match timeout(limit, find(args.admin.clone())).await {
         Ok(found) => found,
-        Err(_) => Err(Failure::Unavailable(format!("no answer in {limit:?}"))),
+        Err(_) => {
+            output::text(&format!("UNKNOWN: no answer in {limit:?}"))?;
+            return ended(State::Unknown);
+        }
     };
     let (state, line) = match found {
         Ok(findings) => {
@@ -211,7 +214,20 @@ async fn blocked(admin: &AdminClient) -> Result<usize, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// An admin that accepts the connection and does not answer in time leaves the state unknown, as the help says.
+    #[tokio::test]
+    async fn no_answer_in_time_is_unknown() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Some(format!("http://{}", silent.local_addr().unwrap()));
+        let admin = AdminArgs { server, token: Some("token".into()), ..AdminArgs::default() };
+        let args = HealthArgs { warn_dead_letters: 1, critical_dead_letters: None, timeout: 0, admin };
+        let ended = run(args, None).await;
+        assert!(matches!(ended, Err(Failure::Check(3))), "{ended:?}");
+    }
 
     fn health(findings: Findings, critical_dead_letters: Option<u64>) -> Health {
         let args = HealthArgs { warn_dead_letters: 2, critical_dead_letters, timeout: 1, admin: AdminArgs::default() };
