@@ -210,7 +210,8 @@ impl<L: Locate> Editor<L> {
     }
 }
 
-/// Appends one record to COMMANDS of [`RECORD_SHARD`].
+/// Appends one record to COMMANDS of [`RECORD_SHARD`]. Returns whether it is new: of two calls with the same request id at the same
+/// moment it is that of one.
 ///
 /// # Errors
 ///
@@ -221,7 +222,7 @@ pub async fn record(
     stamp: &Stamp,
     part: usize,
     edit: internal::CatalogEdit,
-) -> Result<(), EditError> {
+) -> Result<bool, EditError> {
     let command = internal::Command {
         request_id: commands::part_id(&stamp.request_id, part),
         operator: stamp.operator.clone(),
@@ -230,7 +231,8 @@ pub async fn record(
         action: Some(internal::command::Action::Catalog(edit)),
         ..Default::default()
     };
-    commands::append(connection, layout, RECORD_SHARD, &command).await.map(drop).map_err(EditError::Unrecorded)
+    let appended = commands::append_once(connection, layout, RECORD_SHARD, &command).await;
+    appended.map(|appended| appended.is_new).map_err(EditError::Unrecorded)
 }
 
 /// Cuts changes so that each part fits a message; at least one part, which may be empty. A change that alone is too large

@@ -63,12 +63,36 @@ pub async fn append(
     shard: ShardId,
     command: &internal::Command,
 ) -> Result<Run, String> {
+    append_once(connection, layout, shard, command).await.map(|appended| appended.run)
+}
+
+/// A command in COMMANDS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its COMMANDS sequence.
+    pub run: Run,
+    /// It was not stored under the same id before, as far as the server remembers. An append that had to be repeated may have
+    /// stored it itself.
+    pub is_new: bool,
+}
+
+/// As [`append`], and says whether the command is new.
+///
+/// # Errors
+///
+/// As [`append`].
+pub async fn append_once(
+    connection: &Connection,
+    layout: Layout,
+    shard: ShardId,
+    command: &internal::Command,
+) -> Result<Appended, String> {
     let payload = Bytes::from(command.encode_to_vec());
     let mut tried = 0;
     loop {
         tried += 1;
         let problem = match publish(connection, layout.commands_subject(shard), command, payload.clone()).await {
-            Ok(run) => return Ok(run),
+            Ok(appended) => return Ok(appended),
             Err(problem) => problem,
         };
         if tried == TRIES {
@@ -84,7 +108,7 @@ async fn publish(
     subject: String,
     command: &internal::Command,
     payload: Bytes,
-) -> Result<Run, String> {
+) -> Result<Appended, String> {
     // While it is disconnected the client queues: the command would be stored when no caller waits for it any more.
     if !connection.is_connected() {
         return Err("not connected".into());
@@ -93,5 +117,5 @@ async fn publish(
         PublishMessage::build().payload(payload).headers(records::headers().to_map()).message_id(&command.request_id);
     let ack = connection.jetstream().send_publish(subject, message).await.map_err(|error| error.to_string())?;
     let ack = ack.await.map_err(|error| error.to_string())?;
-    Ok(Run(ack.sequence))
+    Ok(Appended { run: Run(ack.sequence), is_new: !ack.duplicate })
 }

@@ -18,7 +18,11 @@ use tonic::{
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
-use weft_admin::{Admin, AdminOptions, deliveries::Deliveries, service::RunError};
+use weft_admin::{
+    Admin, AdminOptions,
+    deliveries::{Deliveries, Migration},
+    service::RunError,
+};
 use weft_catalog::Catalog;
 use weft_nats::{
     append::Appender,
@@ -104,6 +108,14 @@ impl Deliveries for Receivers {
         let status = 200 + self.deliveries.fetch_add(1, Ordering::Relaxed);
         let class = v1::AttemptClass::Delivered.into();
         Ok(internal::Attempt { class, status, started_at_ms: 5, ended_at_ms: 12, ..Default::default() })
+    }
+
+    async fn migrate(&self, _subscription: &v1::Subscription, dry_run: bool) -> Result<Migration, String> {
+        if dry_run {
+            Ok(Migration { statements: vec![], databases: vec![] })
+        } else {
+            Err("the database has gone".into())
+        }
     }
 }
 
@@ -228,9 +240,13 @@ impl Mesh {
         let number = self.numbers.entry(workflow.to_owned()).or_default();
         *number += 1;
         let event = event(workflow, *number, payload);
+        (event.id, self.put(&event).await)
+    }
+
+    /// Appends this event.
+    pub async fn put(&mut self, event: &Event) -> u64 {
         let stream = self.layout.events_stream(self.layout.shard_of(&event.workflow));
-        let seq = self.append(stream, event.encode(self.layout)).await;
-        (event.id, seq)
+        self.append(stream, event.encode(self.layout)).await
     }
 
     /// Appends the next event of a workflow under the id of an earlier one: a delivery repeated after the dedup horizon.

@@ -282,7 +282,7 @@ impl CatalogService for Catalogs {
         let asked = request.get_ref();
         let mutation = Mutation::new(&request, "TestSubscription", &asked.name, &asked.request_id, &asked.reason)?;
         if let Some(edit) = mutation.recorded(self.log()?).await? {
-            return Ok(Response::new(test_delivery::answer(edit.test.unwrap_or_default())));
+            return Ok(Response::new(test_delivery::answer(edit.test)));
         }
         let snapshot = self.snapshot().await?;
         let subscription = &test_delivery::subscription_of(&snapshot, asked)?;
@@ -302,15 +302,22 @@ impl CatalogService for Catalogs {
         let asked = request.get_ref();
         let mutation = Mutation::new(&request, "MigrateSubscription", &asked.name, &asked.request_id, &asked.reason)?;
         let (log, snapshot) = (self.log()?, self.snapshot().await?);
-        // A repeated call changes nothing: the tables are there.
-        let recorded = mutation.recorded(log).await?.is_some();
+        let is_recorded = mutation.recorded(log).await?.is_some();
         let missing = || of_refusal(&Refusal::NotFound { kind: Kind::Subscription, name: asked.name.clone() });
         let subscription = &snapshot.subscriptions.get(&asked.name).ok_or_else(missing)?.value;
-        let migrated = self.deliveries.migrate(subscription, asked.dry_run || recorded).await;
-        let Migration { statements, databases } = migrated.map_err(|problem| refuse(Code::InvalidEntry, problem))?;
-        if !asked.dry_run && !recorded {
-            record(&log.connection, log.layout, mutation.stamp(), 0, mutation.edit()).await.map_err(of_edit)?;
+        let migrate = async |dry_run| {
+            let migrated = self.deliveries.migrate(subscription, dry_run).await;
+            migrated.map_err(|problem| refuse(Code::InvalidEntry, problem))
+        };
+        let mut migration = migrate(true).await?;
+        if !asked.dry_run {
+            if !is_recorded {
+                record(&log.connection, log.layout, mutation.stamp(), 0, mutation.edit()).await.map_err(of_edit)?;
+            }
+            // Only what is missing is made, so a call that broke off is completed by its repeat.
+            migration = migrate(false).await?;
         }
+        let Migration { statements, databases } = migration;
         Ok(Response::new(v1::MigrateSubscriptionResponse { statements, databases }))
     }
 
@@ -374,7 +381,7 @@ impl CatalogService for Catalogs {
         let log = self.log()?;
         let key_id = log.catalog.master_key().id();
         let mutation = Mutation::new(&request, "Reseal", &key_id, &asked.request_id, &asked.reason)?;
-        let place = self.state.place()?;
+        let place = self.state.place(&auth::grant(&request)?)?;
         Ok(Response::new(reseal::run(log.clone(), mutation, key_id, place).await?))
     }
 }

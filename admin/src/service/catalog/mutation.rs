@@ -122,7 +122,10 @@ impl Mutation {
                 _ => return Err(reused(&self.stamp.request_id, command.command.at_ms)),
             };
             match &mut whole {
-                Some(whole) => whole.changes.extend(edit.changes),
+                Some(whole) => {
+                    whole.changes.extend(edit.changes);
+                    whole.test = edit.test.or(whole.test.take());
+                }
                 None => whole = Some(edit),
             }
         }

@@ -63,11 +63,12 @@ pub(super) async fn plan(
     Ok(answer)
 }
 
-/// Makes the delivery and records its result, which is added to the answer.
+/// Records the call, makes the delivery, and records its result, which is added to the answer. A call that is made twice at the
+/// same moment, or again after it has broken off, sends once.
 ///
 /// # Errors
 ///
-/// INVALID_ENTRY: there is no destination.
+/// INVALID_ENTRY: there is no destination. LOG_UNAVAILABLE: the call cannot be recorded, and nothing was sent.
 pub(super) async fn deliver(
     log: &LogState,
     deliveries: &dyn Deliveries,
@@ -76,17 +77,27 @@ pub(super) async fn deliver(
     event: StoredEvent,
     planned: v1::TestSubscriptionResponse,
 ) -> Result<v1::TestSubscriptionResponse, Status> {
+    let is_new = record(&log.connection, log.layout, mutation.stamp(), 0, mutation.edit()).await.map_err(of_edit)?;
+    if !is_new {
+        return Ok(answer(None));
+    }
     let attempt = deliveries.deliver(subscription, event).await;
     let attempt = attempt.map_err(|problem| refuse(Code::InvalidEntry, problem))?;
     let test = result(&attempt);
     let edit = internal::CatalogEdit { test: Some(test.clone()), ..mutation.edit() };
-    record(&log.connection, log.layout, mutation.stamp(), 0, edit).await.map_err(of_edit)?;
+    if let Err(error) = record(&log.connection, log.layout, mutation.stamp(), 1, edit).await {
+        tracing::warn!(request = mutation.stamp().request_id, %error, "the result of a test delivery is not recorded");
+    }
     let v1::TestSubscriptionResponse { matched, mismatch, filter_error, planned, .. } = planned;
-    Ok(v1::TestSubscriptionResponse { matched, mismatch, filter_error, planned, ..answer(test) })
+    Ok(v1::TestSubscriptionResponse { matched, mismatch, filter_error, planned, ..answer(Some(test)) })
 }
 
-/// The answer for a test's result.
-pub(super) fn answer(test: internal::TestResult) -> v1::TestSubscriptionResponse {
+/// The answer for a test's result; `None`: it was sent before, and how it ended is not recorded.
+pub(super) fn answer(test: Option<internal::TestResult>) -> v1::TestSubscriptionResponse {
+    const UNKNOWN: &str =
+        "sent before under this request id, with a result that is not known; use another id to send again";
+    let unknown = || internal::TestResult { message: UNKNOWN.into(), ..Default::default() };
+    let test = test.unwrap_or_else(unknown);
     let internal::TestResult { delivered, outcome, http_status, message, duration_ms } = test;
     v1::TestSubscriptionResponse {
         delivered,

@@ -109,8 +109,54 @@ async fn a_test_delivery_is_recorded_and_not_stored() {
     let other = v1::TestSubscriptionRequest { request_id: "t2".into(), ..test };
     assert_eq!(client.test_subscription(other).await.unwrap().into_inner().http_status, 201);
     assert_eq!(streams::state(&mesh.connection, "EVENTS").await.unwrap().last, StreamSeq(0));
-    let records = records(&mesh).await;
-    assert_eq!(records[1].1.test.as_ref().map(|test| test.http_status), Some(200));
+    let told: Vec<_> =
+        records(&mesh).await.into_iter().map(|(_, edit)| edit.test.map(|test| test.http_status)).collect();
+    assert_eq!(told, [None, None, Some(200), None, Some(201)], "each call before it is sent, and its result");
+}
+
+/// A test that is called twice at the same moment is sent once; of a call that broke off it is said that it was sent.
+#[tokio::test]
+async fn a_test_that_is_called_twice_at_once_is_sent_once() {
+    let mesh = Mesh::start(1).await;
+    mesh.admin.catalog().create_subscription(create("billing", None)).await.unwrap();
+    let test = |request_id: String| v1::TestSubscriptionRequest {
+        name: "billing".into(),
+        request_id,
+        send: true,
+        ..Default::default()
+    };
+    for round in 0..10 {
+        let (mut one, mut two) = (mesh.admin.catalog(), mesh.admin.catalog());
+        let id = format!("round-{round}");
+        let (one, two) = tokio::join!(one.test_subscription(test(id.clone())), two.test_subscription(test(id)));
+        let (one, two) = (one.unwrap().into_inner(), two.unwrap().into_inner());
+        assert!(one.delivered || two.delivered, "{one:?} {two:?}");
+    }
+    let last = mesh.admin.catalog().test_subscription(test("last".into())).await.unwrap().into_inner();
+    assert_eq!(last.http_status, 210, "ten were sent before");
+    let stamp = Stamp { request_id: "broke-off".into(), operator: "bootstrap".into(), reason: String::new() };
+    let (method, name) = ("TestSubscription".to_owned(), "billing".to_owned());
+    let edit = internal::CatalogEdit { method, name, ..Default::default() };
+    weft_catalog::edit::record(&mesh.connection, mesh.layout, &stamp, 0, edit).await.unwrap();
+    let again = mesh.admin.catalog().test_subscription(test("broke-off".into())).await.unwrap().into_inner();
+    assert!(again.sent && !again.delivered && again.message.contains("not known"), "{again:?}");
+}
+
+/// Tables are made only after the call is recorded, and a call that failed in between is completed by its repeat.
+#[tokio::test]
+async fn a_migration_is_recorded_before_it_is_made() {
+    let mesh = Mesh::start(1).await;
+    let mut client = mesh.admin.catalog();
+    client.create_subscription(create("billing", None)).await.unwrap();
+    let migrate =
+        v1::MigrateSubscriptionRequest { name: "billing".into(), request_id: "tables".into(), ..Default::default() };
+    for attempt in ["the first", "its repeat"] {
+        let message =
+            refused(client.migrate_subscription(migrate.clone()).await, Code::InvalidArgument, "INVALID_ENTRY");
+        assert!(message.contains("the database has gone"), "{attempt}: {message}");
+        let methods: Vec<_> = records(&mesh).await.into_iter().map(|(_, edit)| edit.method).collect();
+        assert_eq!(methods, ["CreateSubscription", "MigrateSubscription"], "{attempt}");
+    }
 }
 
 /// An operator sees what a filter would do before it counts. Nothing is stored, and nothing sent.
