@@ -35,9 +35,6 @@ use keeper::Entry;
 use rate_limiter::{Offer, RateLimiter, Sender};
 use redact::Secrets;
 
-/// The name under which refused requests to `POST /api/v1/events` are kept. No source can have it.
-const EVENTS: &str = "_events";
-
 /// To whom a request was sent.
 #[derive(Debug, Clone, Copy)]
 pub enum RequestOrigin<'r> {
@@ -51,7 +48,7 @@ impl RequestOrigin<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Source(source) => &source.name,
-            Self::Events => EVENTS,
+            Self::Events => subject::REJECTED_EVENTS,
         }
     }
 }

@@ -17,6 +17,8 @@ const ESCAPED: &AsciiSet =
 pub const DLQ_STREAM: &str = "DLQ";
 /// The stream of refused requests.
 pub const REJECTED_STREAM: &str = "REJECTED";
+/// The name under which refused requests to `POST /api/v1/events` are kept. No source can have it.
+pub const REJECTED_EVENTS: &str = "_events";
 /// Where admins ask gateways to take a refused request after all.
 pub const RETRY_SUBJECT: &str = "gateway.retry";
 /// Where admins ask gateways to take an event of the mesh's own.

@@ -12,7 +12,7 @@ use tonic::Status;
 use weft_catalog::keys::Grant;
 use weft_index::{
     history::{EventRef, StoredCommand},
-    receipts::{body_digest, replay_key},
+    receipts::body_digest,
 };
 use weft_nats::{
     append::publish,
@@ -36,6 +36,10 @@ use super::{
     state::LogState,
 };
 use crate::error::{Code, of_direct, of_history, of_scan, refuse, unknown};
+
+mod refused;
+
+use refused::Sent;
 
 /// Maximum number of events of one call, so that it ends within seconds; a larger workflow takes several.
 const EVENTS_MAX: usize = 1_000;
@@ -79,15 +83,10 @@ pub(super) async fn erase(
         let selected = u32::try_from(items.len()).unwrap_or(u32::MAX);
         return Ok(v1::EraseEventsResponse { selected, has_more, request_id: call.request_id, ..Default::default() });
     }
-    let mut has_more = false;
     let mut stored = call.stored(log, |action| matches!(action, Action::Erase(_))).await?;
     if stored.is_empty() {
-        let selected = select(log, &request).await?;
-        has_more = selected.has_more;
-        let parts = parts(selected.items).into_iter();
-        let actions = parts.map(|items| {
-            (weft_catalog::edit::RECORD_SHARD, Action::Erase(internal::EraseEvents { items, done: false }))
-        });
+        let actions = parts(select(log, &request).await?).into_iter();
+        let actions = actions.map(|part| (weft_catalog::edit::RECORD_SHARD, Action::Erase(part)));
         stored = call.command(log, &[], actions.collect()).await?;
     }
     let removed = carry_out(log, &stored).await?;
@@ -97,9 +96,18 @@ pub(super) async fn erase(
         erased: removed.events,
         copies: removed.copies,
         rejected: removed.rejected,
-        has_more,
+        has_more: has_more(&stored),
         request_id: call.request_id,
     })
+}
+
+/// Whether the call named more than its records, by the last of them: one that could not be stored is missing.
+fn has_more(stored: &[StoredCommand]) -> bool {
+    let parts = stored.iter().filter_map(|stored| match &stored.command.action {
+        Some(Action::Erase(part)) if !part.done => Some(part.has_more),
+        _ => None,
+    });
+    parts.last().unwrap_or_default()
 }
 
 /// Erases what the records of a call name, and records that it is finished.
@@ -132,7 +140,7 @@ pub(super) async fn carry_out(log: &LogState, stored: &[StoredCommand]) -> Resul
         let done = internal::Command {
             request_id: part_id(base(&first.request_id), DONE_PART),
             at_ms: by.at.as_millisecond(),
-            action: Some(Action::Erase(internal::EraseEvents { items: Vec::new(), done: true })),
+            action: Some(Action::Erase(internal::EraseEvents { done: true, ..Default::default() })),
             ..first.clone()
         };
         append_record(log, &done).await?;
@@ -172,20 +180,26 @@ fn items_of(stored: &StoredCommand) -> &[internal::ErasedItem] {
     }
 }
 
-/// Items in parts that fit a command; at least one part.
-fn parts(items: Vec<internal::ErasedItem>) -> Vec<Vec<internal::ErasedItem>> {
-    let (mut parts, mut bytes) = (vec![Vec::new()], 0);
-    for item in items {
+/// The selected items in parts that fit a command; at least one part.
+fn parts(selected: Selected) -> Vec<internal::EraseEvents> {
+    let (mut parts, mut bytes) = (vec![internal::EraseEvents::default()], 0);
+    for item in selected.items {
         // Key and length of the field.
         let size = item.encoded_len() + 4;
         if bytes + size > ITEMS_BYTES_MAX {
-            parts.push(Vec::new());
+            if let Some(full) = parts.last_mut() {
+                full.has_more = true;
+            }
+            parts.push(internal::EraseEvents::default());
             bytes = 0;
         }
         bytes += size;
         if let Some(part) = parts.last_mut() {
-            part.push(item);
+            part.items.push(item);
         }
+    }
+    if let Some(last) = parts.last_mut() {
+        last.has_more = selected.has_more;
     }
     parts
 }
@@ -255,22 +269,34 @@ async fn of_workflow(log: &LogState, workflow: &WorkflowId) -> Result<Selected, 
             break;
         }
     }
-    let copies = copies(log, &format!("dlq.*.{}.>", encode_workflow(workflow))).await?;
-    for copy in copies {
-        let Some((seq, event)) = copied(&copy).filter(|(_, event)| !event.is_erased()) else { continue };
-        if known.insert(seq) && !selected.has_more {
+    let mut copies = Messages::new(log, DLQ_STREAM, format!("dlq.*.{}.>", encode_workflow(workflow)));
+    while !selected.has_more
+        && let Some(page) = copies.next().await?
+    {
+        for (seq, event) in page.iter().filter_map(copied).filter(|(_, event)| !event.is_erased()) {
+            if !known.insert(seq) {
+                continue;
+            }
+            selected.has_more = selected.items.len() >= EVENTS_MAX;
+            if selected.has_more {
+                break;
+            }
             selected.items.push(item(seq, event.id, workflow));
         }
     }
     Ok(selected)
 }
 
-fn item(seq: StreamSeq, event: EventId, workflow: &WorkflowId) -> internal::ErasedItem {
+pub(super) fn item(seq: StreamSeq, event: EventId, workflow: &WorkflowId) -> internal::ErasedItem {
     internal::ErasedItem { sequence: seq.0, event_id: event.to_vec(), workflow_id: workflow.as_str().to_owned() }
 }
 
 /// Appends the record of an erased event, and removes its message and the copies of its dead letters.
-async fn erase_one(log: &LogState, item: &internal::ErasedItem, by: &Author) -> Result<Removed, Status> {
+///
+/// # Errors
+///
+/// LOG_UNAVAILABLE; INVALID_ENTRY where a stream allows no removal.
+pub(super) async fn erase_one(log: &LogState, item: &internal::ErasedItem, by: &Author) -> Result<Removed, Status> {
     let (Ok(workflow), Some(id)) = (WorkflowId::new(item.workflow_id.as_str()), EventId::from_slice(&item.event_id))
     else {
         return Ok(Removed::default());
@@ -285,11 +311,14 @@ async fn erase_one(log: &LogState, item: &internal::ErasedItem, by: &Author) -> 
     for subject in
         [format!("dlq.*.{encoded}.{id}.{seq}.*"), subject::unplaced_dead_letter_subject("*", &workflow, id, "*")]
     {
-        for copy in copies(log, &subject).await? {
-            let is_whole = copied(&copy).is_some_and(|(of, event)| of == seq && !event.is_erased());
-            if is_whole {
-                remove(&log.connection, DLQ_STREAM, copy.seq).await.map_err(of_remove)?;
-                removed.copies += 1;
+        let mut copies = Messages::new(log, DLQ_STREAM, subject);
+        while let Some(page) = copies.next().await? {
+            for copy in page {
+                let is_whole = copied(&copy).is_some_and(|(of, event)| of == seq && !event.is_erased());
+                if is_whole {
+                    remove(&log.connection, DLQ_STREAM, copy.seq).await.map_err(of_remove)?;
+                    removed.copies += 1;
+                }
             }
         }
     }
@@ -301,7 +330,7 @@ async fn erase_one(log: &LogState, item: &internal::ErasedItem, by: &Author) -> 
 /// # Errors
 ///
 /// LOG_UNAVAILABLE; INVALID_ENTRY where the stream allows no removal.
-pub(super) async fn erase_stored(log: &LogState, message: &Stored, event: Event, by: Author) -> Result<(), Status> {
+async fn erase_stored(log: &LogState, message: &Stored, event: Event, by: Author) -> Result<(), Status> {
     let stream = log.layout.events_stream(log.layout.shard_of(&event.workflow));
     let digest = body_digest(&event.workflow, &event.event_type, &event.payload);
     let stored = StoredEvent { seq: message.seq, stored_at: message.stored_at, event };
@@ -323,48 +352,52 @@ async fn stored(log: &LogState, item: &internal::ErasedItem) -> Result<Option<(S
 }
 
 /// Sequence and event of a copy on DLQ.
-fn copied(copy: &Stored) -> Option<(StreamSeq, Event)> {
+pub(super) fn copied(copy: &Stored) -> Option<(StreamSeq, Event)> {
     let workflow = decode_workflow(copy.subject.split('.').nth(2)?).ok()?;
     let event = Event::decode_parts(workflow, &copy.headers, &copy.payload).ok()?;
     Some((copied_seq(&copy.headers)?, event))
 }
 
-/// The messages of DLQ on a subject.
-async fn copies(log: &LogState, subject: &str) -> Result<Vec<Stored>, Status> {
-    let (mut from, mut all) = (StreamSeq(1), Vec::new());
-    while all.len() < EVENTS_MAX {
-        let read = direct::range(&log.connection, DLQ_STREAM, from, subject, READ_MESSAGES, READ_BYTES).await;
-        let read = read.map_err(of_direct)?;
-        let Some(last) = read.last() else { break };
-        from = last.seq.next();
-        all.extend(read);
+/// The messages of a stream on a subject, page by page.
+struct Messages<'l> {
+    log: &'l LogState,
+    stream: &'static str,
+    subject: String,
+    from: StreamSeq,
+}
+
+impl<'l> Messages<'l> {
+    fn new(log: &'l LogState, stream: &'static str, subject: String) -> Self {
+        Self { log, stream, subject, from: StreamSeq(1) }
     }
-    Ok(all)
+
+    /// The next page; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Vec<Stored>>, Status> {
+        let connection = &self.log.connection;
+        let read = direct::range(connection, self.stream, self.from, &self.subject, READ_MESSAGES, READ_BYTES).await;
+        let read = read.map_err(of_direct)?;
+        let Some(last) = read.last() else { return Ok(None) };
+        self.from = last.seq.next();
+        Ok(Some(read))
+    }
 }
 
 /// Removes refused requests with the body or the delivery id of one of these events: it was sent before and refused. Comes
 /// before the events are removed, since their bodies are unknown afterwards.
 async fn remove_rejected(log: &LogState, items: &[internal::ErasedItem]) -> Result<Removed, Status> {
-    let (mut bodies, mut deliveries, mut sources) = (HashSet::new(), HashSet::new(), BTreeSet::new());
+    let mut sent = Sent::default();
     for item in items {
-        let Some((_, event)) = stored(log, item).await? else { continue };
-        bodies.insert(replay_key(&event.source, &event.payload));
-        deliveries.extend(event.delivery_id.map(|id| (event.source.clone(), id)));
-        sources.insert(event.source);
+        if let Some((_, event)) = stored(log, item).await? {
+            sent.add(&event);
+        }
     }
     let mut removed = Removed::default();
-    for source in sources {
-        let (mut from, subject) = (StreamSeq(1), subject::rejected(&source));
-        loop {
-            let read = direct::range(&log.connection, REJECTED_STREAM, from, &subject, READ_MESSAGES, READ_BYTES).await;
-            let read = read.map_err(of_direct)?;
-            let Some(last) = read.last() else { break };
-            from = last.seq.next();
-            for message in &read {
+    for name in sent.names() {
+        let mut refused = Messages::new(log, REJECTED_STREAM, subject::rejected(name));
+        while let Some(page) = refused.next().await? {
+            for message in page {
                 let Ok(entry) = Rejected::decode(message.payload.clone()) else { continue };
-                let has_id =
-                    entry.headers.iter().any(|header| deliveries.contains(&(source.clone(), header.value.clone())));
-                if has_id || bodies.contains(&replay_key(&source, &entry.body)) {
+                if sent.is_in(name, &entry) {
                     remove(&log.connection, REJECTED_STREAM, message.seq).await.map_err(of_remove)?;
                     removed.rejected += 1;
                 }
@@ -374,7 +407,8 @@ async fn remove_rejected(log: &LogState, items: &[internal::ErasedItem]) -> Resu
     Ok(removed)
 }
 
-fn of_remove(error: RemoveError) -> Status {
+/// Status of a message that was not removed.
+pub(super) fn of_remove(error: RemoveError) -> Status {
     let code = match error {
         RemoveError::Denied(_) => Code::InvalidEntry,
         RemoveError::Unavailable(_) => Code::LogUnavailable,
