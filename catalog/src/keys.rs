@@ -168,10 +168,20 @@ impl Grant {
     ///
     /// [`KeyError::Source`], [`KeyError::Workflow`].
     pub fn check(&self, source: &str, workflow: &WorkflowId) -> Result<(), KeyError> {
-        let (sources, prefixes) = (self.sources(), self.workflow_prefixes());
+        let sources = self.sources();
         if !sources.is_empty() && !sources.iter().any(|name| name == source) {
             return Err(KeyError::Source);
         }
+        self.check_workflow(workflow)
+    }
+
+    /// Refuses a workflow that it may not touch; the sources of its events do not count.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Workflow`].
+    pub fn check_workflow(&self, workflow: &WorkflowId) -> Result<(), KeyError> {
+        let prefixes = self.workflow_prefixes();
         if !prefixes.is_empty() && !prefixes.iter().any(|prefix| workflow.as_str().starts_with(prefix.as_str())) {
             return Err(KeyError::Workflow);
         }

@@ -45,7 +45,7 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// ID_REUSED if another call has used the id.
+    /// ID_REUSED if another call, or another operator's, has used the id.
     pub async fn stored(
         &self,
         log: &LogState,
@@ -53,7 +53,11 @@ impl Call {
     ) -> Result<Vec<StoredCommand>, Status> {
         log.history.reach_commands(COMMAND_TIMEOUT).await.map_err(of_history)?;
         let commands = log.history.request(self.request_id.clone()).await.map_err(of_history)?;
-        let other = commands.iter().find(|stored| !stored.command.action.as_ref().is_some_and(&is_same));
+        // A key that knows the id of another's call learns nothing of it.
+        let is_ours = |stored: &StoredCommand| {
+            stored.command.operator == self.operator && stored.command.action.as_ref().is_some_and(&is_same)
+        };
+        let other = commands.iter().find(|stored| !is_ours(stored));
         match other {
             Some(other) => Err(reused(&self.request_id, other.command.at_ms)),
             None => Ok(commands),

@@ -72,8 +72,8 @@ impl DeadLetterService for DeadLetters {
         request: Request<v1::RedriveDeadLettersRequest>,
     ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
         let log = self.state.log()?;
-        let place = self.state.place()?;
         let grant = auth::grant(&request)?;
+        let place = self.state.place(&grant)?;
         let stream = redrive::redrive(log, &grant, request.into_inner(), self.state.draining().clone(), place).await?;
         Ok(Response::new(stream))
     }

@@ -28,7 +28,7 @@ mod list;
 mod named;
 
 /// Status of an event whose payload was erased.
-const ERASED: &str = "erased";
+pub(super) const ERASED: &str = "erased";
 /// Default number of events of one page.
 const LIMIT_DEFAULT: u32 = 100;
 /// Maximum number of events of one page.
@@ -133,7 +133,7 @@ impl EventService for Events {
         } else {
             resolve(log, &since).await?
         };
-        let place = self.state.place()?;
+        let place = self.state.place(&grant)?;
         let stream = tail::open(log, filter, cursor, grant, self.state.draining().clone(), place).await?;
         Ok(Response::new(stream))
     }

@@ -11,7 +11,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use tonic_web::GrpcWebLayer;
@@ -65,12 +68,14 @@ mod events;
 mod limits;
 mod page_token;
 mod payload_retention;
+mod payloads;
 mod redrive;
 mod rejected;
 mod replays;
 mod selection;
 pub(crate) mod served;
 mod shards;
+mod shares;
 mod stall;
 mod state;
 mod stats;
@@ -85,7 +90,7 @@ use events::Events;
 use rejected::RejectedRequests;
 use replays::Replays;
 use shards::Shards;
-use state::{LogState, State};
+use state::{LogState, PAYLOAD_READS_MAX, State};
 use stats::StatsOfMesh;
 use stats::observe::Observer;
 use workflows::Workflows;
@@ -331,7 +336,8 @@ impl Opening<'_> {
         };
         tasks.spawn(alerts.run(stop.child_token()));
         tasks.spawn(observer.run(observations, stop.child_token()));
-        let log = LogState { connection, layout, history, tails, catalog: catalog.clone(), observed };
+        let payload_reads = Arc::new(Semaphore::new(PAYLOAD_READS_MAX));
+        let log = LogState { connection, layout, history, tails, catalog: catalog.clone(), observed, payload_reads };
         tasks.spawn(finish_erasures(log.clone(), stop.child_token()));
         tasks.spawn(payload_retention::run(log.clone(), retained, stop.child_token()));
         tasks.spawn(limits::watch(log.connection.clone(), layout, measured, stop.child_token()));

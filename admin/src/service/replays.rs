@@ -82,6 +82,7 @@ impl ReplayService for Replays {
     ) -> Result<Response<v1::PlanReplayResponse>, Status> {
         let log = self.state.log()?;
         let grant = auth::grant(&request)?;
+        let _place = self.state.log_read(&grant)?;
         let selected = select(log, &grant, request.into_inner().selection.unwrap_or_default()).await?;
         let sample = selected.items.iter().take(SAMPLE).map(|(_, item)| v1::ReplayItem {
             event_id: EventId::from_slice(&item.event_id).map(|id| id.to_string()).unwrap_or_default(),
@@ -104,6 +105,7 @@ impl ReplayService for Replays {
         log.catch_up().await?;
         let mut parts = call.stored(log, |action| matches!(action, Action::Replay(_))).await?;
         if !is_complete(&parts) {
+            let _place = self.state.log_read(&grant)?;
             let selected = select(log, &grant, selection.unwrap_or_default()).await?;
             if selected.items.is_empty() && parts.is_empty() {
                 return Err(refuse(Code::NotFound, selected.nothing()));

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use weft_catalog::{Catalog, Snapshot, edit::RECORD_SHARD};
+use weft_catalog::{Catalog, Snapshot, edit::RECORD_SHARD, keys::Grant};
 use weft_index::history::{DeadLetterPlace, History, HistoryError, StoredCommand};
 use weft_nats::{
     connect::Connection,
@@ -26,14 +26,21 @@ use weft_nats::{
 };
 use weft_proto::ids::{EventId, Run, ShardId, StreamSeq};
 
-use super::stats::observe::Observed;
+use super::{
+    shares::{Limits, Place, Shares},
+    stats::observe::Observed,
+};
 use crate::{
     as_of,
     error::{Code, of_catalog, of_direct, of_history, refuse},
 };
 
-/// Maximum number of concurrent response streams: each may hold some hundred KiB of events that its client has not read.
-const STREAMS_MAX: usize = 64;
+/// Maximum numbers of concurrent response streams: each may hold some hundred KiB of events that its client has not read.
+const STREAMS: Limits = Limits { total: 64, readers: 48, key: 32 };
+/// Maximum numbers of concurrent calls that read the log for a replay, each for some seconds.
+const LOG_READS: Limits = Limits { total: 8, readers: 4, key: 2 };
+/// Maximum number of calls that read payloads at a time; others wait. Each may hold some 10 MB.
+pub(super) const PAYLOAD_READS_MAX: usize = 8;
 /// Time-out for a command to reach the history; usually some milliseconds.
 pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time that a read waits for the history to reach the log's end; usually some milliseconds.
@@ -44,7 +51,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct State {
     log: OnceLock<LogState>,
     draining: CancellationToken,
-    streams: Arc<Semaphore>,
+    streams: Shares,
+    log_reads: Shares,
 }
 
 /// The log with its history and catalog.
@@ -58,11 +66,14 @@ pub(super) struct LogState {
     pub catalog: Catalog,
     /// The newest observation of the mesh.
     pub observed: Observed,
+    /// Calls that read payloads at a time.
+    pub payload_reads: Arc<Semaphore>,
 }
 
 impl State {
     pub fn new(draining: CancellationToken) -> Self {
-        Self { log: OnceLock::new(), draining, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
+        let (streams, log_reads) = (Shares::new("streams", STREAMS), Shares::new("plans of replays", LOG_READS));
+        Self { log: OnceLock::new(), draining, streams, log_reads }
     }
 
     /// Opens the log to the services.
@@ -75,10 +86,14 @@ impl State {
         self.log.get().ok_or_else(|| refuse(Code::Starting, "the log has not been found yet; try again in a moment"))
     }
 
-    /// A permit for a response stream, held while it lasts.
-    pub fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
-        let full = || format!("{STREAMS_MAX} streams are open already; close one, or try again later");
-        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| refuse(Code::Overloaded, full()))
+    /// A place for a response stream, held while it lasts.
+    pub fn place(&self, grant: &Grant) -> Result<Place, Status> {
+        self.streams.take(grant)
+    }
+
+    /// A place for reading the log for a replay.
+    pub fn log_read(&self, grant: &Grant) -> Result<Place, Status> {
+        self.log_reads.take(grant)
     }
 
     /// Ends streams: cancelled when the process drains.
@@ -152,6 +167,12 @@ impl LogState {
             }
         };
         timeout(patience, carried_out).await.unwrap_or(Ok(false))
+    }
+
+    /// Waits until few enough other calls read payloads.
+    pub async fn payload_place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let place = Arc::clone(&self.payload_reads).acquire_owned().await;
+        place.map_err(|_| refuse(Code::Draining, "the admin is stopping; call again"))
     }
 
     /// The event with its payload, from EVENTS, or from the copy of its dead letter.

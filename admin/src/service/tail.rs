@@ -3,14 +3,16 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt as _, stream::unfold};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_catalog::keys::Grant;
 use weft_nats::{cursor::Cursor, scan::Filter};
 use weft_proto::v1;
 
-use super::state::{LogState, draining};
+use super::{
+    shares::Place,
+    state::{LogState, draining},
+};
 use crate::{auth, convert, error::of_scan};
 
 /// Response stream of `TailEvents`.
@@ -27,7 +29,7 @@ pub(super) async fn open(
     cursor: Cursor,
     grant: Grant,
     stop: CancellationToken,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) -> Result<Responses, Status> {
     let tail = log.tails.open(filter, cursor).await.map_err(of_scan)?;
     let responses = unfold(Some((tail, Box::pin(grant.ended()), stop, place)), async |open| {

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use weft_catalog::{Match, Matcher, keys::Grant};
 use weft_index::history::{CommandItem, EventRef, LaneFilter, LaneHistory};
-use weft_nats::{
-    direct,
-    event::{Event, StoredEvent},
-};
+use weft_nats::{direct, entry::Entry, event::StoredEvent};
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     internal::{self, LaneAction, command::Action},
@@ -26,10 +23,12 @@ use crate::{
     error::{Code, of_direct, of_history, of_key, refuse, unknown},
 };
 
-mod newest;
+mod pages;
 
-/// Bytes of the events of one page: gRPC clients take 4 MiB of message where they are not told otherwise.
-const PAGE_BYTES: usize = 3 * 1024 * 1024;
+/// Bytes of one look for a lane's head.
+const HEAD_BYTES: usize = 3 * 1024 * 1024;
+/// Maximum number of lanes in the answer to `GetWorkflow`: each takes a look for its head. `ListLanes` has all, page by page.
+const LANES_MAX: usize = 1_000;
 /// Events of one look for a lane's head: most subscriptions take most of a workflow.
 const HEAD_LOOK: usize = 16;
 
@@ -50,6 +49,7 @@ impl Workflows {
         let call = Call::new(&grant, &order.request_id, &order.reason)?;
         let workflow = workflow_of(&order.workflow_id)?;
         log.catch_up_shard(log.layout.shard_of(&workflow)).await?;
+        let known = check(log, &grant, &workflow).await?;
         let uid = subscription(log, &order.subscription).await?;
         let is_same = |action: &Action| {
             matches!(action, Action::Lane(lane) if lane.action() == order.action
@@ -57,7 +57,6 @@ impl Workflows {
         };
         let mut commands = call.stored(log, is_same).await?;
         if commands.is_empty() {
-            let known = check(log, &grant, &workflow).await?;
             if order.action == LaneAction::Pause && !known && !order.force {
                 let message = format!(
                     "no event of workflow {workflow} is kept, so it may be misspelt; to pause it before its first event \
@@ -65,7 +64,7 @@ impl Workflows {
                 );
                 return Err(refuse(Code::NotFound, message));
             }
-            let (shard, wanted) = order.command(log, uid, &workflow).await?;
+            let (shard, wanted) = order.command(log, &grant, uid, &workflow).await?;
             commands = call.command(log, &[], vec![(shard, Action::Lane(wanted))]).await?;
         }
         let stored = commands.first().ok_or_else(|| refuse(Code::Internal, "the command is not in the history"))?;
@@ -84,8 +83,9 @@ impl Workflows {
         }
         let event = EventId::from_slice(&lane_order.event_id);
         let lane = match find(log, uid, &workflow, |lane| holds(lane, lane_order.sequence)).await? {
-            Some(lane) => Some(view(log, lane).await?),
-            None => None,
+            // As in lists, lanes are shown to no key that is limited to some sources.
+            Some(lane) if grant.sources().is_empty() => Some(view(log, lane).await?),
+            Some(_) | None => None,
         };
         Ok(Response::new(v1::LaneResponse {
             event_id: event.map(|event| event.to_string()).unwrap_or_default(),
@@ -107,39 +107,29 @@ impl WorkflowService for Workflows {
         let workflow = workflow_of(&asked.workflow_id)?;
         let after = page_token::decode_number(&asked.page_token)?;
         let limit = page_size(asked.page_size, "page_size")?;
+        let missing = || unknown(Code::NotFound, format!("no event of workflow {workflow} is kept"));
+        // What a key may not see is not there.
+        grant.check_workflow(&workflow).map_err(|_| missing())?;
         log.catch_up().await?;
-        let shard = log.layout.shard_of(&workflow);
-        let (found, next) = if asked.newest_first {
-            newest::read(log, &workflow, StreamSeq(after), limit).await?
-        } else {
-            let (found, last) = read(log, &workflow, StreamSeq(after + 1), limit).await?;
-            let has_more = match last {
-                Some(last) => has_more(log, &workflow, last).await?,
-                None => false,
-            };
-            (found, last.filter(|_| has_more))
-        };
-        let next_page_token = next.map(|last| page_token::encode_number(last.0)).unwrap_or_default();
-        let seen = found.into_iter().filter(|stored| grant.check(&stored.event.source, &workflow).is_ok());
-        let mut events = Vec::new();
-        for stored in seen {
-            let known = log.history.event_at(shard, stored.seq).await.map_err(of_history)?;
-            events.push(v1::WorkflowEvent {
-                status: known.map_or("pending", |known| known.status.as_str()).to_owned(),
-                event: Some(convert::event(stored.event)),
-            });
+        let page = pages::read(log, &grant, &workflow, StreamSeq(after), asked.newest_first, limit).await?;
+        if page.events.is_empty() && asked.page_token.is_empty() && page.next.is_none() {
+            return Err(missing());
         }
-        if events.is_empty() && asked.page_token.is_empty() && next_page_token.is_empty() {
-            return Err(refuse(Code::NotFound, format!("no event of workflow {workflow} is kept")));
-        }
-        let filter = LaneFilter { workflow: Some(workflow.as_str().to_owned()), ..LaneFilter::default() };
-        let page = log.history.lanes(filter, None, usize::MAX).await.map_err(of_history)?;
         let mut lanes = Vec::new();
-        for lane in page.lanes {
-            lanes.push(view(log, lane).await?);
+        // Lanes have no source, so a key that is limited to some sees none.
+        if grant.sources().is_empty() {
+            let filter = LaneFilter { workflow: Some(workflow.as_str().to_owned()), ..LaneFilter::default() };
+            let found = log.history.lanes(filter, None, LANES_MAX).await.map_err(of_history)?;
+            for lane in found.lanes {
+                lanes.push(view(log, lane).await?);
+            }
         }
-        let workflow_id = workflow.as_str().to_owned();
-        Ok(Response::new(v1::GetWorkflowResponse { workflow_id, events, lanes, next_page_token }))
+        Ok(Response::new(v1::GetWorkflowResponse {
+            workflow_id: workflow.as_str().to_owned(),
+            events: page.events,
+            lanes,
+            next_page_token: page.next.map(|last| page_token::encode_number(last.0)).unwrap_or_default(),
+        }))
     }
 
     async fn list_lanes(
@@ -225,6 +215,7 @@ impl LaneRequest {
     async fn command(
         &self,
         log: &LogState,
+        grant: &Grant,
         uid: SubscriptionUid,
         workflow: &WorkflowId,
     ) -> Result<(ShardId, internal::LaneOrder), Status> {
@@ -248,6 +239,7 @@ impl LaneRequest {
                 let head = EventRef { event: head.event.id, seq: Some(head.seq) };
                 return Err(refuse(Code::Conflict, format!("the head is {head}, not {}", self.event_id)));
             }
+            grant.check(&head.event.source, workflow).map_err(of_key)?;
             order.next = lane.lane.next;
             order.sequence = head.seq.0;
             order.event_id = head.event.id.to_vec();
@@ -294,11 +286,13 @@ async fn check(log: &LogState, grant: &Grant, workflow: &WorkflowId) -> Result<b
     let (stream, subject) =
         (log.layout.events_stream(log.layout.shard_of(workflow)), log.layout.event_subject(workflow));
     let newest = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
-    let event = newest.and_then(|message| Event::decode(log.layout, &message).ok());
-    let known = event.is_some();
-    let source = event.map(|event| event.source).unwrap_or_default();
-    grant.check(&source, workflow).map_err(of_key)?;
-    Ok(known)
+    let source = newest.and_then(|message| match Entry::decode(log.layout, &message) {
+        Entry::Event(event) => Some(event.source),
+        Entry::Erased(erasure) => Some(erasure.event.source),
+        Entry::Heads(_) | Entry::Foreign(_) => None,
+    });
+    grant.check(source.as_deref().unwrap_or_default(), workflow).map_err(of_key)?;
+    Ok(source.is_some())
 }
 
 /// The subscription of a name.
@@ -326,8 +320,7 @@ fn holds(lane: &internal::Lane, seq: u64) -> bool {
     !lane.unordered || lane.last == seq
 }
 
-/// Some events of a workflow from a place on, oldest first, and the place of the last message that was read. A page ends at
-/// its maximum number of events or of bytes.
+/// Some events of a workflow from a place on, oldest first, and the place of the last message that was read.
 async fn read(
     log: &LogState,
     workflow: &WorkflowId,
@@ -337,18 +330,10 @@ async fn read(
     let stream = log.layout.events_stream(log.layout.shard_of(workflow));
     let subject = log.layout.event_subject(workflow);
     let messages =
-        direct::range(&log.connection, &stream, from, &subject, limit, PAGE_BYTES).await.map_err(of_direct)?;
+        direct::range(&log.connection, &stream, from, &subject, limit, HEAD_BYTES).await.map_err(of_direct)?;
     let last = messages.last().map(|message| message.seq);
     let events = messages.iter().filter_map(|message| StoredEvent::decode(log.layout, message).ok());
     Ok((events.collect(), last))
-}
-
-/// Whether a workflow has messages after a place.
-async fn has_more(log: &LogState, workflow: &WorkflowId, after: StreamSeq) -> Result<bool, Status> {
-    let stream = log.layout.events_stream(log.layout.shard_of(workflow));
-    let subject = log.layout.event_subject(workflow);
-    let newest = direct::last_by_subject(&log.connection, &stream, &subject).await.map_err(of_direct)?;
-    Ok(newest.is_some_and(|newest| newest.seq > after))
 }
 
 /// The oldest unsettled event of a lane: of its workflow's from `next` on the first that its subscription took.

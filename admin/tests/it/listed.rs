@@ -1,13 +1,15 @@
 //! `ListEvents`: events by filters, by text in payloads, by delivery id and by the beginning of an id.
 
 use tonic::Code;
+use weft_nats::event::Event;
 use weft_proto::{
-    ids::ShardId,
+    ids::{EventId, ShardId},
     internal::{self, OutcomeKind},
-    v1,
+    v1::{self, Scope, event_service_client::EventServiceClient},
 };
+use weft_testkit::eventually;
 
-use crate::mesh::{Mesh, attempt, opening, outcome, reason};
+use crate::mesh::{Mesh, PATIENCE, attempt, bearer, event, opening, outcome, reason};
 
 const SHARD: ShardId = ShardId(0);
 
@@ -156,4 +158,48 @@ async fn an_event_has_several_names() {
         assert_eq!(page.events.len(), 1);
         assert_eq!(page.events[0].event.as_ref().unwrap().event_id, text);
     }
+}
+
+/// The beginning of an id names all events of a minute where ids hold the time: every one is listed, page by page; and a limited key
+/// finds its own event among those of others.
+#[tokio::test]
+async fn the_beginning_of_an_id_names_every_event_that_begins_so() {
+    const BEGINNING: &str = "01234567";
+    let mut mesh = Mesh::start(1).await;
+    for number in 1..=12 {
+        let workflow = if number == 7 { "own-1" } else { "other-1" };
+        let mut id = [number as u8; 16];
+        id[..4].copy_from_slice(&[0x01, 0x23, 0x45, 0x67]);
+        mesh.put(&Event { id: EventId::from_bytes(id), ..event(workflow, number, "{}") }).await;
+    }
+    mesh.event("order-1", "{}").await;
+    let filter = Some(v1::ListEventsFilter { event_id: BEGINNING.into(), ..Default::default() });
+    let (mut seen, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = v1::ListEventsRequest { filter: filter.clone(), page_size: 5, page_token, ..Default::default() };
+        let page = list(&mesh, request).await.unwrap();
+        seen.extend(numbers(&page));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, (1..=12).rev().collect::<Vec<u64>>());
+    let get = || v1::GetEventRequest { event_id: BEGINNING.into(), ..Default::default() };
+    let ambiguous = mesh.admin.events().get_event(get()).await;
+    assert_eq!(reason(ambiguous), (Code::InvalidArgument, "BAD_QUERY".into()));
+
+    let wanted = v1::CreateApiKeyRequest {
+        name: "own".into(),
+        scopes: vec![Scope::Read.into()],
+        workflow_prefixes: vec!["own-".into()],
+        ..Default::default()
+    };
+    let key = mesh.admin.catalog().create_api_key(wanted).await.unwrap().into_inner().key;
+    let mut client = EventServiceClient::with_interceptor(mesh.admin.channel(), bearer(&key));
+    let found = async || {
+        let mut client = client.clone();
+        client.get_event(get()).await.is_ok_and(|found| found.into_inner().event.unwrap().workflow_id == "own-1")
+    };
+    assert!(eventually(PATIENCE, found).await, "{:?}", client.get_event(get()).await);
 }

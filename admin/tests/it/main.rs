@@ -10,6 +10,7 @@ mod erase;
 mod events;
 mod keys;
 mod lag;
+mod limits;
 mod listed;
 mod mesh;
 mod orders;

@@ -29,6 +29,8 @@ const STATUS_WORK: usize = 20;
 pub struct EventQuery {
     /// Only events with one of these ids.
     pub ids: Option<Vec<EventId>>,
+    /// Only events with an id from the first to the second one.
+    pub id_range: Option<(EventId, EventId)>,
     /// Only this workflow's.
     pub workflow: Option<String>,
     /// Only types that this pattern takes; `*` is any run of characters.
@@ -129,13 +131,7 @@ pub(super) fn page(
     after: Option<&Cursor>,
     limit: usize,
 ) -> Result<EventPage, redb::Error> {
-    let places = match &query.ids {
-        Some(ids) => {
-            let places = ids.iter().map(|id| events::places(view, *id)).collect::<Result<Vec<_>, _>>()?;
-            Some(places.into_iter().flatten().collect::<Vec<_>>())
-        }
-        None => None,
-    };
+    let places = named(view, query)?;
     let workflow = query.workflow.as_ref().map(|workflow| weft_proto::ids::WorkflowId::new(workflow.as_str()));
     let shards: Vec<ShardId> = match workflow {
         Some(Ok(workflow)) => vec![layout.shard_of(&workflow)],
@@ -175,6 +171,18 @@ pub(super) fn page(
     }
     page.next = Some(cursor);
     Ok(page)
+}
+
+/// The places of the events that a query names by their ids; `None`: it names none.
+fn named(view: &View, query: &EventQuery) -> Result<Option<Vec<(ShardId, StreamSeq)>>, redb::Error> {
+    if let Some(ids) = &query.ids {
+        let in_range = |id: &&EventId| query.id_range.is_none_or(|(first, last)| (first..=last).contains(*id));
+        let places = ids.iter().filter(in_range).map(|id| events::places(view, *id)).collect::<Result<Vec<_>, _>>()?;
+        return Ok(Some(places.into_iter().flatten().collect()));
+    }
+    let Some((first, last)) = query.id_range else { return Ok(None) };
+    let found = events::ids_between(view, first.as_bytes(), last.as_bytes(), usize::MAX)?;
+    Ok(Some(found.into_iter().map(|(shard, seq, _)| (shard, seq)).collect()))
 }
 
 /// A walk through a shard.

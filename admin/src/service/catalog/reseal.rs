@@ -5,7 +5,7 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt as _, stream::unfold};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tonic::Status;
 use weft_catalog::{Resealed, edit::record};
 use weft_proto::v1;
@@ -13,7 +13,7 @@ use weft_proto::v1;
 use super::mutation::{Mutation, of_edit};
 use crate::{
     error::{Code, refuse},
-    service::state::LogState,
+    service::{shares::Place, state::LogState},
 };
 
 /// Response stream of `Reseal`.
@@ -27,12 +27,7 @@ const WAITING_MAX: usize = 16;
 /// # Errors
 ///
 /// ID_REUSED, STARTING, LOG_UNAVAILABLE.
-pub(super) async fn run(
-    log: LogState,
-    mutation: Mutation,
-    key_id: String,
-    place: OwnedSemaphorePermit,
-) -> Result<Responses, Status> {
+pub(super) async fn run(log: LogState, mutation: Mutation, key_id: String, place: Place) -> Result<Responses, Status> {
     if mutation.recorded(&log).await?.is_none() {
         record(&log.connection, log.layout, mutation.stamp(), 0, mutation.edit()).await.map_err(of_edit)?;
     }

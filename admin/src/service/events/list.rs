@@ -1,11 +1,10 @@
 //! `ListEvents`: events by filters of the history, and by text in their payloads, which the log is read for.
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use tonic::Status;
 use weft_catalog::keys::Grant;
 use weft_index::history::{EventPage, EventQuery, ListedEvent, status::EventStatus};
-use weft_nats::{cursor::Cursor, direct, event::Event, subject::Layout};
+use weft_nats::{cursor::Cursor, subject::Layout};
 use weft_proto::{
     ids::{EventId, StreamSeq, WorkflowId},
     v1,
@@ -14,7 +13,8 @@ use weft_proto::{
 use super::{ERASED, LogState, PAGE_BYTES_MAX, named, page_size};
 use crate::{
     convert,
-    error::{Code, of_direct, of_history, refuse},
+    error::{Code, of_history, refuse},
+    service::payloads::{Found, Payloads},
 };
 
 /// Maximum number of payloads that one call reads for a text: a fraction of a second.
@@ -23,8 +23,6 @@ const SCAN_MAX: usize = 2_000;
 const SCAN_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Payloads that are read at a time.
 const SCAN_CHUNK: usize = 250;
-/// Concurrent direct gets.
-const READS: usize = 32;
 /// The longest text that is looked for, in bytes.
 const TEXT_MAX: usize = 256;
 /// Bytes of an event without its data.
@@ -49,15 +47,15 @@ pub(super) async fn list(
     let query = EventQuery { oldest_first, ..query_of(log, grant, filter).await? };
     let start = after.clone().unwrap_or_else(|| Cursor::new(log.layout, []));
     let mut search = None;
+    // Held until the answer is made: calls that read payloads wait for each other.
+    let _place = if with_data || !text.is_empty() { Some(log.payload_place().await?) } else { None };
     let (events, next) = if text.is_empty() {
         let EventPage { events, next } = log.history.list(query, after, limit).await.map_err(of_history)?;
-        let events: Vec<_> = if with_data {
-            let events: Vec<_> = payloads(log, events).try_collect().await?;
-            events
+        if with_data {
+            page(log, start, events, next).await?
         } else {
-            events.into_iter().map(|event| (event, None)).collect()
-        };
-        fit(log.layout, start, events, next)
+            (events.into_iter().map(|listed| (listed, None)).collect(), next)
+        }
     } else {
         let mut scan = Scan {
             log,
@@ -132,12 +130,14 @@ async fn query_of(log: &LogState, grant: &Grant, filter: v1::ListEventsFilter) -
         })
     });
     let statuses = statuses.collect::<Result<_, _>>()?;
-    let mut ids: Option<Vec<EventId>> = None;
+    let (mut ids, mut id_range): (Option<Vec<EventId>>, _) = (None, None);
     if !filter.event_id.is_empty() {
-        ids = Some(match filter.event_id.parse() {
-            Ok(id) => vec![id],
-            Err(_) => named::beginning(log, &filter.event_id).await?,
-        });
+        match (filter.event_id.parse(), named::bounds(&filter.event_id)) {
+            (Ok(id), _) => ids = Some(vec![id]),
+            (Err(_), Some(bounds)) => id_range = Some(bounds),
+            // It begins no id.
+            (Err(_), None) => ids = Some(Vec::new()),
+        }
     }
     if !filter.delivery_id.is_empty() {
         let mut of_delivery = named::deliveries(log, grant, &filter.delivery_id, &filter.source).await?;
@@ -146,6 +146,7 @@ async fn query_of(log: &LogState, grant: &Grant, filter: v1::ListEventsFilter) -
     }
     Ok(EventQuery {
         ids,
+        id_range,
         workflow: workflow.map(|workflow| workflow.as_str().to_owned()),
         event_type: given(filter.r#type),
         source: given(filter.source),
@@ -159,40 +160,25 @@ async fn query_of(log: &LogState, grant: &Grant, filter: v1::ListEventsFilter) -
     })
 }
 
-/// The events with their payloads, in order; without an event where EVENTS no longer holds it.
-fn payloads(
+/// The events with their payloads, up to the bytes that a response holds, at least one event. A page that is cut continues after
+/// its last event.
+async fn page(
     log: &LogState,
+    start: Cursor,
     events: Vec<ListedEvent>,
-) -> impl stream::Stream<Item = Result<(ListedEvent, Option<Event>), Status>> {
-    let reads = events.into_iter().map(move |listed| async move {
-        let stream = log.layout.events_stream(listed.shard);
-        let message = direct::get(&log.connection, &stream, listed.seq).await.map_err(of_direct)?;
-        let event = message.and_then(|message| Event::decode(log.layout, &message).ok());
-        let event = event.filter(|event| event.id == listed.id);
-        Ok((listed, event))
-    });
-    stream::iter(reads).buffered(READS)
-}
-
-type Found = (ListedEvent, Option<Event>);
-
-/// Cuts a page to the bytes that a response holds, at least one event. A cut page continues after its last event.
-fn fit(layout: Layout, start: Cursor, mut events: Vec<Found>, next: Option<Cursor>) -> (Vec<Found>, Option<Cursor>) {
-    let mut bytes = 0;
-    let fits = |(_, event): &Found| {
+    next: Option<Cursor>,
+) -> Result<(Vec<Found>, Option<Cursor>), Status> {
+    let (mut cursor, mut found, mut bytes) = (start, Vec::new(), 0);
+    let mut payloads = Payloads::of(log, events);
+    while let Some((listed, event)) = payloads.next().await? {
         bytes += ENVELOPE_BYTES + event.as_ref().map_or(0, |event| event.payload.len());
-        bytes <= PAGE_BYTES_MAX
-    };
-    let kept = events.iter().map(fits).take_while(|fits| *fits).count().max(1);
-    if kept >= events.len() {
-        return (events, next);
+        if bytes > PAGE_BYTES_MAX && !found.is_empty() {
+            return Ok((found, Some(cursor)));
+        }
+        pass(&mut cursor, log.layout, &listed);
+        found.push((listed, event));
     }
-    events.truncate(kept);
-    let mut cursor = start;
-    for (listed, _) in &events {
-        pass(&mut cursor, layout, listed);
-    }
-    (events, Some(cursor))
+    Ok((found, next))
 }
 
 /// Moves a cursor to an event: pages in either order continue after it.
@@ -225,8 +211,8 @@ impl Scan<'_> {
             let chunk = SCAN_CHUNK.min(SCAN_MAX - self.scanned);
             let page = self.log.history.list(query.clone(), after, chunk).await.map_err(of_history)?;
             let is_short = page.events.len() < chunk;
-            let mut reads = Box::pin(payloads(self.log, page.events));
-            while let Some((listed, event)) = reads.try_next().await? {
+            let mut payloads = Payloads::of(self.log, page.events);
+            while let Some((listed, event)) = payloads.next().await? {
                 let holds = event.as_ref().is_some_and(|event| finder.find(&event.payload).is_some());
                 let data = event.as_ref().map_or(0, |event| event.payload.len());
                 if holds {

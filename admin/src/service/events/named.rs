@@ -2,7 +2,7 @@
 
 use tonic::Status;
 use weft_catalog::keys::Grant;
-use weft_index::history::EventRef;
+use weft_index::history::{EventQuery, EventRef};
 use weft_proto::ids::EventId;
 
 use super::LogState;
@@ -24,9 +24,9 @@ pub(super) async fn one(log: &LogState, grant: &Grant, text: &str, source: &str)
             "event_id is empty; give an event id, the beginning of one, or a delivery id",
         ));
     }
-    let mut found = deliveries(log, grant, text, source).await?;
+    let mut found = seen(log, grant, deliveries(log, grant, text, source).await?).await?;
     if found.is_empty() {
-        found = beginning(log, text).await?;
+        found = beginning(log, grant, text).await?;
     }
     match &found[..] {
         [event] => Ok(EventRef { event: *event, seq: None }),
@@ -62,16 +62,47 @@ pub(super) async fn deliveries(
     log.history.known(ids).await.map_err(of_history)
 }
 
-/// Events whose ids begin with a text, at most two: more than one is too many.
-pub(super) async fn beginning(log: &LogState, text: &str) -> Result<Vec<EventId>, Status> {
+/// Events that a caller may see whose ids begin with a text, at most two: more than one is too many.
+async fn beginning(log: &LogState, grant: &Grant, text: &str) -> Result<Vec<EventId>, Status> {
     let Some((first, last)) = bounds(text) else { return Ok(Vec::new()) };
-    let mut ids = log.history.ids_between(first, last, 2).await.map_err(of_history)?;
-    ids.dedup();
+    if grant.check_unlimited().is_ok() {
+        let mut ids = log.history.ids_between(first, last, 2).await.map_err(of_history)?;
+        ids.dedup();
+        return Ok(ids);
+    }
+    found(log, EventQuery { id_range: Some((first, last)), ..limited(grant) }).await
+}
+
+/// Those of these events that a caller may see, at most two where it may not see all.
+async fn seen(log: &LogState, grant: &Grant, ids: Vec<EventId>) -> Result<Vec<EventId>, Status> {
+    if ids.is_empty() || grant.check_unlimited().is_ok() {
+        return Ok(ids);
+    }
+    found(log, EventQuery { ids: Some(ids), ..limited(grant) }).await
+}
+
+fn limited(grant: &Grant) -> EventQuery {
+    let (sources, workflow_prefixes) = (grant.sources().to_vec(), grant.workflow_prefixes().to_vec());
+    EventQuery { sources, workflow_prefixes, ..EventQuery::default() }
+}
+
+/// The ids of the first two events that a query takes.
+async fn found(log: &LogState, query: EventQuery) -> Result<Vec<EventId>, Status> {
+    let (mut ids, mut after): (Vec<EventId>, _) = (Vec::new(), None);
+    while ids.len() < 2 {
+        let page = log.history.list(query.clone(), after, 2).await.map_err(of_history)?;
+        ids.extend(page.events.into_iter().map(|event| event.id));
+        ids.dedup();
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
     Ok(ids)
 }
 
 /// The first and the last id that begin with a text; `None` if it begins none, or is too short.
-fn bounds(text: &str) -> Option<(EventId, EventId)> {
+pub(super) fn bounds(text: &str) -> Option<(EventId, EventId)> {
     let digits: String = text.chars().filter(|char| *char != '-').collect();
     if digits.len() < PREFIX_MIN || !text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
         return None;

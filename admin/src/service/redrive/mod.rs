@@ -3,8 +3,7 @@
 
 use std::pin::Pin;
 
-use futures_util::{Stream, StreamExt as _, stream};
-use tokio::sync::OwnedSemaphorePermit;
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_catalog::keys::Grant;
@@ -17,12 +16,13 @@ use weft_proto::{
 use super::{
     command::{Call, cut, is_complete, item, without_stored},
     selection::Selection,
+    shares::Place,
     state::LogState,
 };
 
 mod progress;
 
-use progress::Progress;
+use progress::{Ends, Progress};
 
 /// Response stream of `RedriveDeadLetters`.
 pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<v1::RedriveDeadLettersResponse, Status>> + Send>>;
@@ -37,7 +37,7 @@ pub(super) async fn redrive(
     grant: &Grant,
     request: v1::RedriveDeadLettersRequest,
     draining: CancellationToken,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) -> Result<Responses, Status> {
     let call = Call::new(grant, &request.request_id, &request.reason)?;
     let what = Selection::of(request.ids, request.filter, request.all)?;
@@ -52,7 +52,8 @@ pub(super) async fn redrive(
         commands =
             call.command(log, &commands, cut(&items, |items| Action::Redrive(internal::Redrive { items }))).await?;
     }
-    Ok(Progress::new(log.history.clone(), call.request_id, &commands, draining, place).into_responses())
+    let ended = grant.clone().ended().boxed();
+    Ok(Progress::new(log.history.clone(), call.request_id, &commands, Ends { draining, ended }, place).into_responses())
 }
 
 /// The dead letters that a redrive would select.

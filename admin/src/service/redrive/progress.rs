@@ -6,11 +6,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::unfold};
-use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
-    time::sleep,
-};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::unfold};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weft_index::history::{CommandItem, History, ItemProgress, StoredCommand};
@@ -21,16 +18,26 @@ use weft_proto::{
 };
 
 use super::Responses;
-use crate::{convert, service::state::draining};
+use crate::{
+    auth, convert,
+    service::{shares::Place, state::draining},
+};
 
 /// Interval of checks: a check reads a row for each item that is not settled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The causes that end a stream before its redrive.
+pub(super) struct Ends {
+    pub draining: CancellationToken,
+    /// The caller's key no longer holds.
+    pub ended: BoxFuture<'static, ()>,
+}
 
 /// One redrive that is followed.
 pub(super) struct Progress {
     history: History,
     changes: watch::Receiver<Vec<StreamSeq>>,
-    draining: CancellationToken,
+    ends: Ends,
     /// The counts of the next message.
     counts: v1::RedriveDeadLettersResponse,
     /// Not settled yet, with the dead letters' ids.
@@ -40,18 +47,12 @@ pub(super) struct Progress {
     /// The last message said that everything that is left waits for these.
     waits_for: Vec<v1::WaitsFor>,
     ready: VecDeque<v1::RedriveDeadLettersResponse>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Progress {
     /// Follows what these commands name.
-    pub fn new(
-        history: History,
-        request_id: String,
-        commands: &[StoredCommand],
-        draining: CancellationToken,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub fn new(history: History, request_id: String, commands: &[StoredCommand], ends: Ends, place: Place) -> Self {
         let pending: Vec<_> =
             commands.iter().flat_map(StoredCommand::items).map(|(place, item)| (place, dead_letter_id(item))).collect();
         let selected = u32::try_from(pending.len()).unwrap_or(u32::MAX);
@@ -61,7 +62,7 @@ impl Progress {
         let named = commands.iter().flat_map(StoredCommand::items);
         let names = named.map(|(place, item)| (place.uid, item.subscription_name.clone())).collect();
         let (ready, waits_for) = (VecDeque::from([first]), Vec::new());
-        Self { history, changes, draining, counts, pending, names, waits_for, ready, _place: place }
+        Self { history, changes, ends, counts, pending, names, waits_for, ready, _place: place }
     }
 
     /// The messages; the last one is that of the item that settles last.
@@ -88,11 +89,17 @@ impl Progress {
             self.look().await;
             self.look_at_receivers().await;
             if self.ready.is_empty() {
+                let next = async {
+                    // A history that has ended changes no more.
+                    let _ = self.changes.changed().await;
+                    sleep(LOOK_INTERVAL).await;
+                };
                 tokio::select! {
-                    () = self.draining.cancelled() => return Some(Err(draining())),
-                    _ = self.changes.changed() => {}
+                    biased;
+                    () = self.ends.draining.cancelled() => return Some(Err(draining())),
+                    () = &mut self.ends.ended => return Some(Err(auth::ended())),
+                    () = next => {}
                 }
-                sleep(LOOK_INTERVAL).await;
             }
         }
     }

@@ -29,6 +29,9 @@ const SELECTED_MAX: usize = 100_000;
 const IDS_MAX: usize = 1_000;
 /// Events of one read of the log.
 const PAGE: usize = 1_000;
+/// Maximum number of reads of the log of one selection, each of up to 10,000 entries: 5 million entries that nothing is
+/// selected of, within a minute.
+const PAGES_MAX: usize = 500;
 
 /// The selected deliveries.
 #[derive(Debug, Default)]
@@ -195,10 +198,9 @@ async fn by_filter(log: &LogState, grant: &Grant, asked: v1::ReplayFilter, chose
     });
     let (workflow, event_type, source) = (workflow.transpose()?, given(asked.r#type), given(asked.source));
     let filter = auth::limited(grant, Filter { workflow, event_type, source, ..Filter::default() });
-    // Later events are delivered anyway.
-    let end = scan::newest(&log.connection, log.layout).await.map_err(of_scan)?;
+    let end = end(log, &filter, until).await?;
     let mut cursor = begin(log, &filter, since).await?;
-    loop {
+    for _ in 0..PAGES_MAX {
         let page = scan::scan(&log.connection, log.layout, Some(&cursor), &filter, PAGE).await.map_err(of_scan)?;
         for stored in &page.events {
             let shard = log.layout.shard_of(&stored.event.workflow);
@@ -208,15 +210,29 @@ async fn by_filter(log: &LogState, grant: &Grant, asked: v1::ReplayFilter, chose
                 chosen.take(shard, stored)?;
             }
         }
-        let past = |stored: &StoredEvent| {
-            until.is_some_and(|until| stored.stored_at > until.checked_add(CLOCK_SLACK).unwrap_or(Timestamp::MAX))
-        };
         cursor = page.next;
         let read = filter.shards(log.layout).iter().all(|shard| cursor.position(*shard) >= end.position(*shard));
-        if !page.has_more || read || page.events.last().is_some_and(past) {
+        if !page.has_more || read {
             return Ok(());
         }
     }
+    let problem = format!(
+        "the selection reads more than {PAGES_MAX} pages of the log; narrow it with since and until, or name a workflow"
+    );
+    Err(refuse(Code::BadQuery, problem))
+}
+
+/// The cursor after the last event that may match: later events than the present ones are delivered anyway.
+async fn end(log: &LogState, filter: &Filter, until: Option<Timestamp>) -> Result<Cursor, Status> {
+    let mut end = scan::newest(&log.connection, log.layout).await.map_err(of_scan)?;
+    if let Some(until) = until.and_then(|until| until.checked_add(CLOCK_SLACK).ok()) {
+        for shard in filter.shards(log.layout) {
+            let stream = log.layout.events_stream(shard);
+            let before = scan::before_time(&log.connection, &stream, until).await.map_err(of_scan)?;
+            end.set(shard, before.min(end.position(shard)));
+        }
+    }
+    Ok(end)
 }
 
 /// The cursor before the first event that may match.

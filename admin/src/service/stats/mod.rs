@@ -67,7 +67,7 @@ impl StatsService for StatsOfMesh {
     async fn watch_stats(&self, request: Request<v1::WatchStatsRequest>) -> Result<Response<Responses>, Status> {
         let log = self.state.log()?.clone();
         let grant = auth::grant(&request)?;
-        let place = self.state.place()?;
+        let place = self.state.place(&grant)?;
         let request = request.into_inner();
         let wait =
             duration("interval", request.interval.as_ref())?.unwrap_or(WATCH_DEFAULT).clamp(WATCH_MIN, WATCH_MAX);
