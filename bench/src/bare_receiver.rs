@@ -50,6 +50,18 @@ impl BareReceiver {
     ///
     /// When there is none.
     pub async fn start(rule: impl Fn(Request<'_>) -> u16 + Send + Sync + 'static) -> anyhow::Result<Self> {
+        Self::answering_after(Duration::ZERO, rule).await
+    }
+
+    /// As [`start`](Self::start), with this time between a request and its answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn answering_after(
+        delay: Duration,
+        rule: impl Fn(Request<'_>) -> u16 + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let answered = Arc::new(AtomicU64::new(0));
@@ -57,7 +69,7 @@ impl BareReceiver {
         // Its connections end when their clients do.
         let server = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, Arc::clone(&rule), Arc::clone(&counted)));
+                tokio::spawn(serve(socket, delay, Arc::clone(&rule), Arc::clone(&counted)));
             }
         });
         Ok(Self { address, answered, _server: AbortOnDropHandle::new(server) })
@@ -94,7 +106,12 @@ impl BareReceiver {
 }
 
 /// One connection. Who breaks it off or says what makes no sense is not answered.
-async fn serve(mut socket: TcpStream, rule: Arc<Rule>, answered: Arc<AtomicU64>) -> anyhow::Result<()> {
+async fn serve(
+    mut socket: TcpStream,
+    delay: Duration,
+    rule: Arc<Rule>,
+    answered: Arc<AtomicU64>,
+) -> anyhow::Result<()> {
     socket.set_nodelay(true)?;
     let mut buffer = Vec::new();
     let mut first_byte_at = Timestamp::now();
@@ -110,6 +127,9 @@ async fn serve(mut socket: TcpStream, rule: Arc<Rule>, answered: Arc<AtomicU64>)
         let status = rule(Request { first_byte_at, body: &buffer[message.body_at..message.end] });
         let (end, events) = (message.end, http1::number(message.headers, "weft-batch-size").unwrap_or(1));
         buffer.drain(..end);
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
         socket.write_all(format!("HTTP/1.1 {status} \r\ncontent-length: 0\r\n\r\n").as_bytes()).await?;
         answered.fetch_add(events as u64, Ordering::Relaxed);
     }

@@ -6,9 +6,11 @@
 //! - `postgres`: deliveries into PostgreSQL, against the bare client;
 //! - `first-byte`: from the gateway to the first byte at the receiver, in an open loop;
 //! - `isolation`: cost of a workflow whose receiver always fails for the others;
+//! - `slow-receiver`: throughput of a subscription while the receiver of another one is slow;
 //! - `memory`: memory of idle workflows and waiting lanes;
 //! - `takeover`: time and memory of a take-over by a shard's new owner;
-//! - `subscriptions`: memory and start with thousands of subscriptions, and creating and listing them.
+//! - `subscriptions`: memory and start with thousands of subscriptions, and creating and listing them;
+//! - `matching`: finding the subscriptions that take an event.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,10 +34,12 @@ mod grpc;
 mod http;
 mod isolation;
 mod lanes;
+mod matching;
 mod memory;
 mod open;
 mod outcomes;
 mod postgres;
+mod slow_receiver;
 mod subscriptions;
 mod takeover;
 
@@ -64,12 +68,16 @@ enum What {
     FirstByte(first_byte::FirstByteArgs),
     /// Cost of a workflow whose receiver always fails for the others
     Isolation(isolation::IsolationArgs),
+    /// Throughput of a subscription while the receiver of another one is slow
+    SlowReceiver(slow_receiver::SlowReceiverArgs),
     /// Memory of idle workflows and waiting lanes
     Memory(memory::MemoryArgs),
     /// Time of a take-over by a shard's new owner
     Takeover(takeover::TakeoverArgs),
     /// Memory and start with thousands of subscriptions, creating and listing them
     Subscriptions(subscriptions::SubscriptionsArgs),
+    /// Finding the subscriptions that take an event
+    Matching(matching::MatchingArgs),
 }
 
 /// Measures and prints.
@@ -85,9 +93,11 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
         What::Postgres(args) => postgres::run(args).await,
         What::FirstByte(args) => first_byte::run(args).await,
         What::Isolation(args) => isolation::run(args).await,
+        What::SlowReceiver(args) => slow_receiver::run(args).await,
         What::Memory(args) => memory::run(args).await,
         What::Takeover(args) => takeover::run(args).await,
         What::Subscriptions(args) => subscriptions::run(args).await,
+        What::Matching(args) => matching::run(args),
     }
 }
 
@@ -143,11 +153,7 @@ impl Bench {
     }
 
     async fn subscribe_in_batches(&self, destination: &str, concurrency: usize, batch: u64) -> anyhow::Result<()> {
-        let text = format!(
-            "[[subscription]]\nname = \"bench\"\nstart = \"beginning\"\nconcurrency = {concurrency}\n\
-             batch = {{ max_events = {batch} }}\ndestination = {destination}\n"
-        );
-        self.nats.configure(&text).await
+        self.nats.configure(&subscription("bench", destination, concurrency, batch)).await
     }
 
     /// Starts a worker by a command, with a folder of that name.
@@ -161,6 +167,14 @@ impl Bench {
         self.stop.cancel();
         self.nats.stopped().await;
     }
+}
+
+/// A subscription of a configuration that takes everything from the beginning on.
+fn subscription(name: &str, destination: &str, concurrency: usize, batch: u64) -> String {
+    format!(
+        "[[subscription]]\nname = \"{name}\"\nstart = \"beginning\"\nconcurrency = {concurrency}\n\
+         batch = {{ max_events = {batch} }}\ndestination = {destination}\n"
+    )
 }
 
 fn pid_of(process: &RoleProcess) -> anyhow::Result<u32> {

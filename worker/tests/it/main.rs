@@ -2,6 +2,7 @@
 
 mod batches;
 mod behind;
+
 mod checkpoints;
 mod commands;
 mod copies;
@@ -23,6 +24,7 @@ mod postgres;
 mod repeated;
 mod revisions;
 mod shares;
+mod slow_receiver;
 mod subscriptions;
 mod support;
 mod twins;
