@@ -29,6 +29,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of checks whether a connection is still there while an ack is awaited.
 const LOST_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// First characters of the seed of a user's nkey.
+const NKEY_SEED_OF_USER: &str = "SU";
 /// Messages queued in a client that is disconnected.
 const QUEUE: usize = 512;
 
@@ -99,7 +101,8 @@ impl UserStreams {
     }
 
     /// Connects to another server. The addresses are those of its name, checked by the caller, and the only ones that the
-    /// client connects to. `tls` is used where the server asks for TLS, or `tls_required`.
+    /// client connects to. `credentials` is the text of a NATS credentials file, or the seed of a user's nkey. `tls` is used where
+    /// the server asks for TLS, or `tls_required`.
     ///
     /// # Errors
     ///
@@ -119,9 +122,12 @@ impl UserStreams {
             .client_capacity(QUEUE)
             // A server must not lead the client to addresses that were not checked.
             .ignore_discovered_servers();
-        if !credentials.is_empty() {
-            options = options.credentials(credentials).map_err(|error| format!("creds: {error}"))?;
-        }
+        options = match credentials.trim() {
+            "" => options,
+            // A file of a user's nkey, without a JWT.
+            seed if seed.starts_with(NKEY_SEED_OF_USER) => options.nkey(seed.to_owned()),
+            _ => options.credentials(credentials).map_err(|error| format!("creds: {error}"))?,
+        };
         options = options.tls_client_config(tls).require_tls(tls_required);
         let addresses: Vec<String> = addresses.iter().map(|address| format!("nats://{address}")).collect();
         let client = options.connect(addresses.as_slice()).await.map_err(|error| in_one_line(&error))?;

@@ -1,10 +1,10 @@
 //! Authentication of this side: the header `authorization` of requests to a destination.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use weft_catalog::delivery_url::DeliveryUrl;
-use weft_proto::v1::{Auth, auth};
+use weft_proto::v1::{AttemptClass, Auth, auth};
 
 use super::{
     Failure,
@@ -58,6 +58,13 @@ impl Authorization {
                 true
             }
         }
+    }
+
+    /// The failure of an attempt that has waited for the header until its timeout.
+    pub fn timed_out(&self, timeout: Duration) -> Failure {
+        let at = self.token_url().map(DeliveryUrl::authority).unwrap_or_default();
+        let error = format!("no access token from {at} within {} ms", timeout.as_millis());
+        Failure::unreachable(AttemptClass::Timeout, error)
     }
 
     /// The endpoint that is called for it.

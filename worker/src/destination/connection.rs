@@ -326,6 +326,19 @@ mod tests {
         client.read_exact(&mut [0; 8]).await.expect("the response is read");
     }
 
+    /// Guards: a receiver that accepts connections and never completes a handshake holds none for ever: the client continues
+    /// to connect when the attempt has ended.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_never_ready_is_given_up() {
+        let never = tower::service_fn(|_: Uri| std::future::pending::<io::Result<TokioIo<TcpStream>>>());
+        let connections = Arc::default();
+        let mut connector = TrackingConnector { inner: never, connections, is_proxied: false, is_http2: false };
+        let began = Instant::now();
+        let connected = timeout(10 * CONNECTING_MAX, connector.call(Uri::from_static("https://receiver.test/"))).await;
+        let error = connected.expect("it ends").map(drop).expect_err("no connection");
+        assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, CONNECTING_MAX));
+    }
+
     /// Guards: one attempt is one request. A connection that carries a request is not closed as an idle one, since the
     /// request would be repeated though the receiver has it.
     #[tokio::test]

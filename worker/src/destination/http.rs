@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use tokio::time::{Instant, timeout_at};
 use weft_catalog::delivery_url::DeliveryUrl;
-use weft_proto::v1::{self, AttemptClass};
+use weft_proto::v1;
 
 use super::{
     Delivery, DeliveryResult, Destination, Failure, InvalidDestination, PlannedRequest, Stages,
@@ -107,11 +107,7 @@ impl HttpDestination {
     async fn header(&self, delivery: &Delivery, deadline: Instant) -> Result<Option<HeaderValue>, Failure> {
         let Some(authorization) = &self.authorization else { return Ok(None) };
         let header = timeout_at(deadline, authorization.header()).await;
-        header.map(|header| header.map(Some)).unwrap_or_else(|_| {
-            let at = authorization.token_url().map(DeliveryUrl::authority).unwrap_or_default();
-            let error = format!("no access token from {at} within {} ms", delivery.timeout.as_millis());
-            Err(Failure::unreachable(AttemptClass::Timeout, error))
-        })
+        header.unwrap_or_else(|_| Err(authorization.timed_out(delivery.timeout))).map(Some)
     }
 
     async fn exchange_until(

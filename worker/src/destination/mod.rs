@@ -154,7 +154,8 @@ pub const RESPONSE_BYTES_MAX: usize = 1024;
 /// A receiver of events.
 #[async_trait]
 pub trait Destination: std::fmt::Debug + Send + Sync {
-    /// Delivers events of one lane, in order, at least one.
+    /// Delivers events of one lane, in order, at least one. It ends within the [`timeout`](Delivery::timeout), which nothing else
+    /// enforces: a lane waits for its attempt.
     async fn deliver(&self, deliveries: &[Delivery]) -> DeliveryResult;
 
     /// Checks whether it may be called, without calling it.

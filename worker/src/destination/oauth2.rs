@@ -1,7 +1,7 @@
 //! Access tokens by OAuth 2 client credentials (RFC 6749, section 4.4), for the `authorization` header of destinations.
 //!
 //! A token is kept until a while before it ends. Destinations with the same settings share it, and at most one request for
-//! the next one is under way: while the old one is still valid the others use it, else they wait.
+//! the next one is under way: while the old one is still valid deliveries use it, else they wait.
 
 use std::{
     collections::HashMap,
@@ -109,6 +109,13 @@ struct Token {
     ends_at: Instant,
 }
 
+impl Token {
+    /// Whether it is time to replace it.
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.refresh_at
+    }
+}
+
 /// A response of the endpoint (RFC 6749, section 5.1).
 #[derive(Deserialize)]
 struct TokenResponse {
@@ -156,39 +163,46 @@ impl TokenSource {
     }
 
     /// The header with a valid token.
-    pub async fn header(&self) -> Result<HeaderValue, Failure> {
-        let valid = self.valid();
-        if let Some(token) = valid.as_ref().filter(|token| Instant::now() < token.refresh_at) {
-            return Ok(token.header.clone());
+    pub async fn header(self: &Arc<Self>) -> Result<HeaderValue, Failure> {
+        let Some(token) = self.valid() else { return self.next().await };
+        if token.is_due() && self.may_ask() {
+            let source = Arc::clone(self);
+            // Ends with the request. No delivery waits for it: an endpoint that hangs would hold up those with a valid token.
+            tokio::spawn(async move { source.next().await.map(drop) });
         }
-        let mut last_failure = match &valid {
-            None => self.last_failure.lock().await,
-            Some(token) => match self.last_failure.try_lock() {
-                Ok(last_failure) => last_failure,
-                Err(_) => return Ok(token.header.clone()),
-            },
-        };
+        Ok(token.header)
+    }
+
+    /// Whether no request is under way, and none has failed just now.
+    fn may_ask(&self) -> bool {
+        let last_failure = self.last_failure.try_lock();
+        last_failure.is_ok_and(|last| last.as_ref().is_none_or(|(at, _)| at.elapsed() >= FAILURE_TIME))
+    }
+
+    /// The header with the next token, from one request for all that wait.
+    async fn next(&self) -> Result<HeaderValue, Failure> {
+        let mut last_failure = self.last_failure.lock().await;
         // Another request may have ended meanwhile.
-        let valid = self.valid();
-        if let Some(token) = valid.as_ref().filter(|token| Instant::now() < token.refresh_at) {
-            return Ok(token.header.clone());
+        if let Some(token) = self.valid().filter(|token| !token.is_due()) {
+            return Ok(token.header);
         }
-        let failure = match &*last_failure {
-            Some((at, failure)) if at.elapsed() < FAILURE_TIME => failure.clone(),
-            _ => match self.fetch().await {
-                Ok(token) => {
-                    *last_failure = None;
-                    let header = token.header.clone();
-                    *self.token.write() = Some(token);
-                    return Ok(header);
-                }
-                Err(failure) => {
-                    *last_failure = Some((Instant::now(), failure.clone()));
-                    failure
-                }
-            },
-        };
-        valid.map(|token| token.header).ok_or(failure)
+        if let Some((at, failure)) = &*last_failure
+            && at.elapsed() < FAILURE_TIME
+        {
+            return Err(failure.clone());
+        }
+        match self.fetch().await {
+            Ok(token) => {
+                *last_failure = None;
+                let header = token.header.clone();
+                *self.token.write() = Some(token);
+                Ok(header)
+            }
+            Err(failure) => {
+                *last_failure = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
     }
 
     /// Drops the token of a header, unless there is a newer one.

@@ -245,9 +245,21 @@ async fn a_service_that_does_not_answer_times_out() {
     assert_eq!((failure.kind, failure.class), (FailureKind::Unreachable, AttemptClass::Connect), "{failure:?}");
     // A listener that does not accept.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let silent = destination(&format!("http://{}", listener.local_addr().unwrap()), |_| ());
+    let silent_address = listener.local_addr().unwrap();
+    let silent = destination(&format!("http://{silent_address}"), |_| ());
     let failure = silent.deliver(&[delivery()]).await.failure.unwrap();
     assert!(matches!(failure.class, AttemptClass::Timeout | AttemptClass::Connect), "{failure:?}");
+    // The endpoint of its tokens does not answer: the service is not what is missing.
+    let oauth2 = v1::OAuth2ClientCredentials {
+        token_url: format!("http://{silent_address}/token"),
+        client_id: "weft".into(),
+        ..Default::default()
+    };
+    let auth = v1::Auth { kind: Some(v1::auth::Kind::Oauth2(oauth2)) };
+    let failure =
+        destination(&service.url(), |grpc| grpc.auth = Some(auth)).deliver(&[delivery()]).await.failure.unwrap();
+    assert_eq!((failure.kind, failure.class), (FailureKind::Unreachable, AttemptClass::Timeout), "{failure:?}");
+    assert_eq!(failure.error, format!("no access token from {silent_address} within 2000 ms"));
 }
 
 /// An answer that is not of a gRPC service, such as a proxy's without a route, makes no dead letter.

@@ -25,6 +25,10 @@ use crate::{
     support::{Log, PATIENCE, Running},
 };
 
+mod cluster;
+mod reads;
+mod secured;
+
 /// Shorter than the time between two deliveries of a test.
 const NO_WINDOW: Duration = Duration::from_millis(100);
 
@@ -74,13 +78,7 @@ impl Orders {
     }
 
     fn delivery_of(&self, with: impl FnOnce(&mut Event)) -> Delivery {
-        let one = delivery();
-        let mut event = one.event.event.clone();
-        event.workflow = WorkflowId::new("order.42").unwrap();
-        event.event_type = "paid".into();
-        with(&mut event);
-        let stored = StoredEvent { event, ..one.event.as_ref().clone() };
-        Delivery { event: Arc::new(stored), uid: self.uid, timeout: Duration::from_secs(10), ..one }
+        delivery_to(self.uid, with)
     }
 
     /// The numbers of the stored events, after the time in which the server knows a message's id.
@@ -88,6 +86,17 @@ impl Orders {
         tokio::time::sleep(2 * NO_WINDOW).await;
         messages(&self.connection, "ORDERS").await.iter().map(|message| number_of(message)).collect()
     }
+}
+
+/// A delivery of an event of the workflow `order.42`.
+fn delivery_to(uid: SubscriptionUid, with: impl FnOnce(&mut Event)) -> Delivery {
+    let one = delivery();
+    let mut event = one.event.event.clone();
+    event.workflow = WorkflowId::new("order.42").unwrap();
+    event.event_type = "paid".into();
+    with(&mut event);
+    let stored = StoredEvent { event, ..one.event.as_ref().clone() };
+    Delivery { event: Arc::new(stored), uid, timeout: Duration::from_secs(10), ..one }
 }
 
 fn config() -> stream::Config {
@@ -322,7 +331,9 @@ async fn subjects_of_the_own_server_must_be_allowed() {
     // Such as an admin, which tests a subscription.
     let destinations = Destinations::new(vec![]);
     destinations.put(&orders.subscription(|_| ())).unwrap();
-    assert_eq!(destinations.deliver(orders.delivery(1)).await.unwrap().result, AttemptResult::Held);
+    let end = destinations.deliver(orders.delivery(1)).await.unwrap();
+    assert_eq!(end.result, AttemptResult::Held);
+    assert!(end.error.contains("only workers may publish"), "{}", end.error);
 }
 
 /// The guard of addresses, at a save and at a delivery.

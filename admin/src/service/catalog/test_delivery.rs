@@ -156,7 +156,10 @@ pub(super) async fn event_of(log: &LogState, asked: &v1::TestSubscriptionRequest
 fn result(attempt: &internal::Attempt) -> internal::TestResult {
     let delivered = attempt.class() == v1::AttemptClass::Delivered;
     let message = match delivered {
-        true if attempt.status == 0 => "the receiver accepted it".to_owned(),
+        true if attempt.status == 0 && attempt.response.is_empty() => "the receiver accepted it".to_owned(),
+        true if attempt.status == 0 => {
+            format!("the receiver accepted it: {}", String::from_utf8_lossy(&attempt.response))
+        }
         true => format!("the receiver answered {}", attempt.status),
         false => attempt.error.clone(),
     };
@@ -242,4 +245,27 @@ fn example(data: Vec<u8>, now: Timestamp) -> Result<Event, InvalidId> {
         kept_headers: Vec::new(),
         payload,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards: the answer to a test says what is special about it, such as a commit without the fence.
+    #[test]
+    fn an_answer_without_a_status_holds_the_response() {
+        let attempt = |status: u32, response: &[u8]| v1::Attempt {
+            class: v1::AttemptClass::Delivered.into(),
+            status,
+            response: response.to_vec(),
+            ..Default::default()
+        };
+        for (status, response, message) in [
+            (200, &b"thanks"[..], "the receiver answered 200"),
+            (0, b"", "the receiver accepted it"),
+            (0, b"ORDERS: sequence 1", "the receiver accepted it: ORDERS: sequence 1"),
+        ] {
+            assert_eq!(result(&attempt(status, response)).message, message);
+        }
+    }
 }

@@ -105,6 +105,7 @@ impl GrpcDestination {
     ) -> Result<v1::HandleResponse, Failure> {
         let (mut repeats, mut token_refused) = (0, false);
         loop {
+            *progress = Arc::default();
             let authorization = match &self.authorization {
                 Some(authorization) => Some(authorization.header().await?),
                 None => None,
@@ -174,9 +175,11 @@ impl GrpcDestination {
 
     fn timed_out(&self, progress: &Progress, timeout: Duration) -> Failure {
         let at = self.url.authority();
-        match progress.sent() {
-            Some(sent) => sent.timed_out(&at, timeout),
-            None => Failure::unreachable(
+        match (progress.sent(), &self.authorization) {
+            (Some(sent), _) => sent.timed_out(&at, timeout),
+            // A call begins as soon as there is a token.
+            (None, Some(authorization)) => authorization.timed_out(timeout),
+            (None, None) => Failure::unreachable(
                 AttemptClass::Connect,
                 format!("no connection to {at} within {} ms", timeout.as_millis()),
             ),

@@ -32,10 +32,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LOST_MAX: Duration = Duration::from_secs(5);
 
 /// The connections.
-#[derive(Debug)]
 pub(in super::super) struct NatsClients {
     resolver: GuardedResolver,
     by_server: Mutex<HashMap<ServerKey, Weak<NatsClient>>>,
+}
+
+impl std::fmt::Debug for NatsClients {
+    /// Without the keys, which hold credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NatsClients")
+    }
 }
 
 /// URL, credentials and TLS of a destination, encoded.
@@ -159,5 +165,26 @@ impl NatsClient {
     /// Whether the server may be called, without calling it.
     pub async fn check(&self) -> Result<(), RefusedAddress> {
         self.resolver.check_host(&self.url.host().to_string(), self.url.port()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::address::AddressGuard, *};
+
+    /// Guards: no form of a destination's credentials is printed, neither as text nor as a list of bytes.
+    #[test]
+    fn credentials_are_not_printed() {
+        let clients = NatsClients::new(GuardedResolver::new(Arc::new(AddressGuard::default())));
+        let tls = v1::ClientTls::default();
+        let nats = v1::NatsDestination {
+            url: "nats://a.test".into(),
+            creds: "hush".into(),
+            tls: Some(tls),
+            ..Default::default()
+        };
+        let client = clients.get(&nats).unwrap();
+        let text = format!("{clients:?} {client:?}");
+        assert!(!text.contains("hush") && !text.contains("104, 117"), "{text}");
     }
 }

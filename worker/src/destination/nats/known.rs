@@ -104,7 +104,10 @@ impl KnownSubjects {
             Some(known) => known,
             None => {
                 let known = self.read(reader, subject, delivery).await?;
-                self.put(subject, known.clone());
+                // Of a redrive or replay it may hold the ids of all messages of the subject.
+                if delivery.run == Run::LIVE {
+                    self.put(subject, known.clone());
+                }
                 known
             }
         };

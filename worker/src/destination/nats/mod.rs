@@ -193,7 +193,11 @@ impl NatsDestination {
 /// The mesh's server, if it may be published to.
 fn own_server(own: Option<&Connection>, subject: &SubjectTemplate, text: &str) -> Own {
     let Some(connection) = own else {
-        return Own::Unusable("this process does not publish on the mesh's own server; workers do".into());
+        return Own::Unusable(
+            "only workers may publish to streams on the mesh's own server, and this process is none; a test that does not send shows \
+             the message, and an event that the subscription matches is delivered by its worker"
+                .into(),
+        );
     };
     if !connection.options().publish.iter().any(|pattern| subject.is_within(pattern)) {
         return Own::Unusable(format!(

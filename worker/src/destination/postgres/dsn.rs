@@ -170,17 +170,23 @@ fn split_tls(text: &str) -> Result<(String, TlsOptions), String> {
         }
         return Ok((rest.join(" "), options));
     }
-    let Some((before, query)) = text.split_once('?') else { return Ok((text.to_owned(), options)) };
+    // User and password end at the first `@`, as for the library: a question mark in them begins no options.
+    let (credentials, rest) = text.split_at(text.find('@').map_or(0, |at| at + 1));
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if place.contains('@') {
+        // The rest of a password would be shown as the name of a host.
+        return Err("it holds a second @; write one in user or password as %40".into());
+    }
     let mut rest = Vec::new();
-    for pair in query.split('&') {
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
         if !options.take(key, value)? {
             rest.push(pair);
         }
     }
-    let rest = if rest.is_empty() { before.to_owned() } else { format!("{before}?{}", rest.join("&")) };
-    Ok((rest, options))
+    let query = if rest.is_empty() { String::new() } else { format!("?{}", rest.join("&")) };
+    Ok((format!("{credentials}{place}{query}"), options))
 }
 
 /// The pairs of `key = 'value'`, each with its own text.
@@ -239,6 +245,31 @@ mod tests {
         assert_eq!((dsn.verification, dsn.config.get_ssl_mode()), (Verification::Off, SslMode::Prefer));
         let dsn = Dsn::parse("host=a user=u sslmode=require sslrootcert=ca.pem").unwrap();
         assert_eq!(dsn.verification, Verification::Authority);
+    }
+
+    /// Guards: a password may hold what separates the parts of a URL. A question mark in it begins no options, so that none are
+    /// lost after it, and the part of a password after an `@` is not shown as a host.
+    #[test]
+    fn passwords_with_separators_are_whole_or_refused() {
+        for (text, password) in [
+            ("postgres://me:hu?sh@a.test/b?sslmode=verify-full", "hu?sh"),
+            ("postgres://me:?hush?@a.test/b?application_name=x&sslmode=verify-full", "?hush?"),
+            ("postgres://me:hu?sslmode=disable&sh@a.test/b?sslmode=verify-full", "hu?sslmode=disable&sh"),
+            ("postgres://me:hu%3Fsh%40@a.test/b?sslmode=verify-full", "hu?sh@"),
+            ("postgres://me:hu/sh@a.test/b?sslmode=verify-full", "hu/sh"),
+        ] {
+            let dsn = Dsn::parse(text).unwrap();
+            assert_eq!(dsn.config.get_password(), Some(password.as_bytes()), "{text}");
+            assert_eq!((dsn.name().as_str(), dsn.verification), ("a.test:5432/b", Verification::Host), "{text}");
+        }
+        let without = Dsn::parse("postgres://a.test/b?user=me&sslmode=verify-full").unwrap();
+        assert_eq!((without.name().as_str(), without.verification), ("a.test:5432/b", Verification::Host));
+        for text in
+            ["postgres://me:a@hush@a.test/b", "postgres://me:a@hush/hush@a.test/b", "postgres://me:a@hush?@a.test/b"]
+        {
+            let problem = Dsn::parse(text).unwrap_err();
+            assert!(!problem.contains("hush"), "{text}: {problem}");
+        }
     }
 
     /// Options that cannot be honoured are refused, and no password is in the message.

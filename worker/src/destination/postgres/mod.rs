@@ -48,6 +48,10 @@ pub use self::pool::Pools;
 /// of a table.
 const REPEATS_MAX: u32 = 3;
 
+/// Response to a test delivery.
+const UNFENCED: &str = "committed, without the fence: it compares epochs of shard owners, and a test is sent by an admin, which owns no \
+                        shard; the event's id is unique as always";
+
 /// PostgreSQL databases.
 #[derive(Debug)]
 pub struct PostgresDestination {
@@ -293,7 +297,10 @@ impl Destination for PostgresDestination {
             }
         };
         let mut lease = None;
-        if let Ok(result) = timeout(first.timeout, self.attempt(database, &turn, deliveries, &mut lease)).await {
+        if let Ok(mut result) = timeout(first.timeout, self.attempt(database, &turn, deliveries, &mut lease)).await {
+            if first.epoch == 0 && result.failure.is_none() {
+                result.response = UNFENCED.into();
+            }
             return result;
         }
         let Some(lease) = lease else {

@@ -24,7 +24,10 @@ use weft_worker::{
     lane::AttemptResult,
 };
 
-use super::{changed, destinations, http1::Process};
+use super::{
+    changed, destinations,
+    http1::{Process, took},
+};
 
 /// An authorization server and a receiver that takes the tokens that it has not revoked.
 #[derive(Debug, Default)]
@@ -34,6 +37,8 @@ struct Party {
     lifetime: Option<u64>,
     /// The answer in place of a token.
     refusal: Option<(u16, &'static str)>,
+    /// Whether requests are read and never answered.
+    hangs: bool,
     asked: usize,
     delivered: usize,
     refused: usize,
@@ -44,8 +49,15 @@ type Shared = Arc<Mutex<Party>>;
 async fn token(State(party): State<Shared>, headers: HeaderMap, body: String) -> Response {
     // Time for others to ask meanwhile.
     tokio::task::yield_now().await;
+    let hangs = {
+        let mut party = party.lock().unwrap();
+        party.asked += 1;
+        party.hangs
+    };
+    if hangs {
+        std::future::pending::<()>().await;
+    }
     let mut party = party.lock().unwrap();
-    party.asked += 1;
     // `weft%3A1` and `hu%2Fsh`, encoded as in a form (RFC 6749, section 2.3.1).
     assert_eq!(headers[AUTHORIZATION], "Basic d2VmdCUzQTE6aHUlMkZzaA==");
     assert_eq!(headers[CONTENT_TYPE], "application/x-www-form-urlencoded");
@@ -166,6 +178,46 @@ async fn a_token_endpoint_that_fails_is_named_and_not_counted() {
     }
     let party = party.lock().unwrap();
     assert_eq!((party.asked, party.delivered + party.refused), (2, 0), "no event was sent");
+}
+
+/// Guards: an endpoint that takes a request and never answers costs an attempt that has no token its time and no retry, and the
+/// error names the endpoint.
+#[tokio::test]
+async fn a_token_endpoint_that_hangs_is_named_and_not_counted() {
+    let (url, party) = start(Party { hangs: true, ..Party::default() }).await;
+    let endpoint = url.strip_prefix("http://").unwrap();
+    let process = Process::with_subscription(destinations(), subscription(&url, &format!("{url}/token")));
+    let end = process.deliver_within(Duration::from_millis(500)).await;
+    assert_eq!((end.result, end.class), (AttemptResult::Unreachable, AttemptClass::Timeout), "{}", end.error);
+    assert_eq!(end.error, format!("no access token from {endpoint} within 500 ms"));
+    // With more time than the request for a token has.
+    let end = process.deliver_within(Duration::from_secs(60)).await;
+    assert_eq!((end.result, end.class), (AttemptResult::Unreachable, AttemptClass::Timeout), "{}", end.error);
+    assert_eq!(end.error, format!("no access token from {endpoint}: no answer within 10 s"));
+    assert!(took(&end) < Duration::from_secs(30), "{:?}", took(&end));
+    party.lock().unwrap().hangs = false;
+    let again = async || process.deliver().await.result == AttemptResult::Delivered;
+    assert!(weft_testkit::eventually(super::PATIENCE, again).await, "it continues when the endpoint answers");
+}
+
+/// Guards: while a token is valid no delivery waits for the next one, however long the endpoint takes.
+#[tokio::test]
+async fn deliveries_with_a_valid_token_go_on_while_its_endpoint_hangs() {
+    let (url, party) = start(Party { lifetime: Some(16), ..Party::default() }).await;
+    let process = Process::with_subscription(destinations(), subscription(&url, &format!("{url}/token")));
+    assert_eq!(process.deliver().await.result, AttemptResult::Delivered);
+    party.lock().unwrap().hangs = true;
+    // Three quarters of the token's life: from then on it is to be replaced.
+    let asked = async || {
+        let end = process.deliver_within(Duration::from_secs(5)).await;
+        assert_eq!(end.result, AttemptResult::Delivered, "{}", end.error);
+        party.lock().unwrap().asked > 1
+    };
+    assert!(weft_testkit::eventually(Duration::from_secs(15), asked).await, "the next token is asked for");
+    let ends = join_all((0..20).map(|_| process.deliver_within(Duration::from_secs(5)))).await;
+    assert!(ends.iter().all(|end| end.result == AttemptResult::Delivered), "{ends:?}");
+    let party = party.lock().unwrap();
+    assert_eq!((party.asked, party.refused), (2, 0), "one request is under way");
 }
 
 /// Guards: a failing endpoint is asked once for all deliveries that wait.
