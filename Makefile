@@ -52,6 +52,8 @@ target/interop: interop/requirements.txt
 soak: soak-models soak-kills
 	$(WITH_NATS) WEFT_ISOLATION_SECONDS="$(or $(WEFT_ISOLATION_SECONDS),120)" \
 		cargo test --package weft-worker --test it --locked -- --nocapture --test-threads 1 isolation::workflows
+	WEFT_KEEP_ALIVE_SECONDS="$(or $(WEFT_KEEP_ALIVE_SECONDS),120)" \
+		cargo test --package weft-worker --test it --locked -- --nocapture http::http1::a_receiver_by_node
 	$(MAKE) chaos SECONDS="$(or $(WEFT_SOAK_CHAOS),600)"
 
 # The models of what decides: the lanes of a worker, the sequencer of a gateway, the receipts of an index, each through random

@@ -290,24 +290,46 @@ async fn no_secret_and_no_key_is_in_the_servers_files() {
 #[tokio::test]
 async fn values_in_the_query_of_a_url_are_shown_to_admins_only() {
     const URL: &str = "https://a.example/hook?token=hunter2&v";
+    const TOKEN_URL: &str = "https://id.example/token?key=hunter2";
     let mesh = Mesh::start(1).await;
-    let wanted =
-        v1::CreateSubscriptionRequest { subscription: Some(subscription("billing", URL)), ..Default::default() };
-    mesh.admin.catalog().create_subscription(wanted).await.unwrap();
+    let auth = || {
+        let (token_url, client_id, client_secret) = (TOKEN_URL.into(), "weft".into(), "hush".into());
+        let oauth2 = v1::OAuth2ClientCredentials { token_url, client_id, client_secret, scopes: vec![] };
+        Some(v1::Auth { kind: Some(v1::auth::Kind::Oauth2(oauth2)) })
+    };
+    let with = |kind: v1::destination::Kind, name: &str| {
+        let destination = Some(v1::Destination { kind: Some(kind) });
+        let subscription = Some(v1::Subscription { destination, ..subscription(name, URL) });
+        v1::CreateSubscriptionRequest { subscription, ..Default::default() }
+    };
+    let Some(v1::destination::Kind::Http(http)) = subscription("billing", URL).destination.unwrap().kind else {
+        panic!("of type http")
+    };
+    let http = v1::destination::Kind::Http(v1::HttpDestination { auth: auth(), ..http });
+    mesh.admin.catalog().create_subscription(with(http, "billing")).await.unwrap();
+    let grpc = v1::GrpcDestination { url: "https://svc.example".into(), auth: auth(), ..Default::default() };
+    mesh.admin.catalog().create_subscription(with(v1::destination::Kind::Grpc(grpc), "grpc")).await.unwrap();
     let (_, read) = of_scope(&mesh, Scope::Read).await;
     let (_, admin) = of_scope(&mesh, Scope::Admin).await;
     opens(&mesh, &admin).await;
-    let url = |view: v1::SubscriptionView| {
-        let kind = view.subscription.unwrap().destination.unwrap().kind;
-        let Some(v1::destination::Kind::Http(http)) = kind else { panic!("HTTP") };
-        http.url
+    let urls = |view: v1::SubscriptionView| {
+        let (url, auth) = match view.subscription.unwrap().destination.unwrap().kind {
+            Some(v1::destination::Kind::Http(http)) => (http.url, http.auth),
+            Some(v1::destination::Kind::Grpc(grpc)) => (grpc.url, grpc.auth),
+            _ => panic!("HTTP or gRPC"),
+        };
+        let Some(v1::auth::Kind::Oauth2(oauth2)) = auth.unwrap().kind else { panic!("OAuth2") };
+        [url, oauth2.token_url]
     };
-    for (key, shown) in [(&read, "https://a.example/hook?token=[redacted]&[redacted]"), (&admin, URL)] {
-        let get = v1::GetSubscriptionRequest { name: "billing".into() };
-        let got = catalog(&mesh, key).get_subscription(get).await.unwrap().into_inner();
+    let hidden = ["https://a.example/hook?token=[redacted]&[redacted]", "https://id.example/token?key=[redacted]"];
+    for (key, shown) in [(&read, hidden), (&admin, [URL, TOKEN_URL])] {
+        let get = |name: &str| v1::GetSubscriptionRequest { name: name.into() };
+        let got = catalog(&mesh, key).get_subscription(get("billing")).await.unwrap().into_inner();
         let list = v1::ListSubscriptionsRequest::default();
         let mut listed = catalog(&mesh, key).list_subscriptions(list).await.unwrap().into_inner();
-        assert_eq!((url(got).as_str(), url(listed.subscriptions.remove(0)).as_str()), (shown, shown));
+        assert_eq!((urls(got), urls(listed.subscriptions.remove(0))), (shown.map(Into::into), shown.map(Into::into)));
+        let grpc = catalog(&mesh, key).get_subscription(get("grpc")).await.unwrap().into_inner();
+        assert_eq!(urls(grpc)[1], shown[1]);
     }
     let text = format!("{:?}", records(&mesh).await);
     assert!(!text.contains("hunter2") && text.contains("token=[redacted]"), "{text}");

@@ -77,8 +77,8 @@ impl Interceptor for Bearer {
     }
 }
 
-/// Stands for the worker's code: every receiver takes what it is given, and one address is not allowed. A status is the
-/// number of deliveries so far, above 200.
+/// Stands for the worker's code: every receiver takes what it is given, one address is not allowed, and a database needs its
+/// connection strings. A status is the number of deliveries so far, above 200.
 #[derive(Debug, Default)]
 pub struct Receivers {
     deliveries: AtomicU32,
@@ -94,6 +94,9 @@ impl Deliveries for Receivers {
         match kind {
             Some(v1::destination::Kind::Http(http)) if http.url == REFUSED_URL => {
                 Err("destination: not allowed".into())
+            }
+            Some(v1::destination::Kind::Postgres(postgres)) if postgres.dsns.iter().any(String::is_empty) => {
+                Err("destination: shards[0]: it is empty".into())
             }
             _ => Ok(()),
         }

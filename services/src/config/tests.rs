@@ -200,6 +200,26 @@ retry_after_max = "1h"
     assert!(oauth2.auth.unwrap().kind == Some(kind));
 }
 
+/// Guards: a secret that stands where another form is expected is in no message.
+#[test]
+fn secrets_of_the_wrong_form_are_not_quoted() {
+    for destination in [
+        "{ type = \"http\", url = \"https://a.example\", auth = \"hush\" }",
+        "{ type = \"http\", url = \"https://a.example\", auth = { bearer = [\"hush\"] } }",
+        "{ type = \"http\", url = \"https://a.example\", auth = { oauth2 = \"hush\" } }",
+        "{ type = \"http\", url = \"https://a.example\", headers = \"hush\" }",
+        "{ type = \"http\", url = \"https://a.example\", headers = { x-token = [\"hush\"] } }",
+        "{ type = \"http\", url = \"https://a.example\", proxy = [\"http://me:hush@proxy\"] }",
+        "{ type = \"http\", url = \"https://a.example\", secrets = \"hush\" }",
+        "{ type = \"nats\", subject = \"a\", stream = \"A\", url = \"nats://a\", creds = [\"hush\"] }",
+        "{ type = \"postgres\", shards = \"postgres://me:hush@a/b\" }",
+        "{ type = \"postgres\", shards = { a = \"postgres://me:hush@a/b\" } }",
+    ] {
+        let problem = refused(&format!("[[subscription]]\nname = \"a\"\ndestination = {destination}\n"));
+        assert!(problem.contains("destination") && !problem.contains("hush"), "{destination}: {problem}");
+    }
+}
+
 /// Guards: every key of gRPC and NATS destinations reaches the catalog, and what belongs to no version is refused.
 #[test]
 fn grpc_and_nats_destinations_with_every_key() {

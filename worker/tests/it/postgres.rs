@@ -24,7 +24,9 @@ use weft_worker::{
 use crate::http::delivery;
 
 mod errors;
+mod pool;
 mod tls;
+mod transactions;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOCAL: &str = "127.0.0.0/8";
@@ -38,7 +40,18 @@ fn try_destination(
     postgres: &v1::PostgresDestination,
     allow: &[&str],
 ) -> Result<Arc<dyn Destination>, InvalidDestination> {
-    let destinations = Destinations::new(allow.iter().map(|network| network.parse().unwrap()).collect::<Vec<IpNet>>());
+    make(&process(allow), postgres)
+}
+
+/// The destinations of a process.
+fn process(allow: &[&str]) -> Destinations {
+    Destinations::new(allow.iter().map(|network| network.parse().unwrap()).collect::<Vec<IpNet>>())
+}
+
+fn make(
+    destinations: &Destinations,
+    postgres: &v1::PostgresDestination,
+) -> Result<Arc<dyn Destination>, InvalidDestination> {
     destinations.make(&v1::Subscription {
         destination: Some(v1::Destination { kind: Some(v1::destination::Kind::Postgres(postgres.clone())) }),
         ..Default::default()

@@ -1,6 +1,8 @@
 //! Subscriptions: where they begin, who may not be called, pauses, test deliveries.
 
+use weft_catalog::Catalog;
 use weft_proto::ids::EventId;
+use weft_testkit::master_key;
 
 use super::*;
 use crate::mesh::REFUSED_URL;
@@ -55,6 +57,32 @@ async fn what_may_not_be_called_is_not_saved() {
     let wanted = vec![v1::WantedSubscription { subscription: moved, start: None }];
     let apply = v1::ApplyRequest { subscriptions: wanted, ..Default::default() };
     refused(client.apply(apply).await, Code::InvalidArgument, "INVALID_ENTRY");
+}
+
+/// Guards: an update without the secrets is checked as it would be stored, with those that are kept: whether a connection string
+/// can be used shows only with it.
+#[tokio::test]
+async fn an_update_without_secrets_is_checked_with_those_that_are_kept() {
+    const DSN: &str = "postgres://me:hush@db.example/orders";
+    let mesh = Mesh::start(1).await;
+    let mut client = mesh.admin.catalog();
+    let of = |dsn: &str, timeout_ms: u64| {
+        let postgres = v1::PostgresDestination { dsns: vec![dsn.into()], ..Default::default() };
+        let kind = Some(v1::destination::Kind::Postgres(postgres));
+        let destination = Some(v1::Destination { kind });
+        Some(v1::Subscription { destination, timeout_ms, ..subscription("ledger", "https://unused.example/") })
+    };
+    let create = |subscription| v1::CreateSubscriptionRequest { subscription, ..Default::default() };
+    refused(client.create_subscription(create(of("", 5_000))).await, Code::InvalidArgument, "INVALID_ENTRY");
+    client.create_subscription(create(of(DSN, 5_000))).await.unwrap();
+    let update = v1::UpdateSubscriptionRequest { subscription: of("", 30_000), ..Default::default() };
+    let updated = client.update_subscription(update).await.unwrap().into_inner().subscription.unwrap();
+    assert_eq!(updated.timeout_ms, 30_000);
+    assert!(!format!("{updated:?}").contains("hush"), "it is not shown");
+    let stored = Catalog::new(mesh.connection.clone(), master_key()).read().await.unwrap();
+    let destination = stored.subscriptions["ledger"].value.destination.clone().unwrap();
+    let Some(v1::destination::Kind::Postgres(postgres)) = destination.kind else { panic!("of type postgres") };
+    assert_eq!((postgres.dsns, stored.subscriptions["ledger"].value.timeout_ms), (vec![DSN.to_owned()], 30_000));
 }
 
 /// A pause stays through other changes until the operator resumes.

@@ -325,6 +325,39 @@ async fn idle_connections_are_closed_before_receivers_close_them() {
     }
 }
 
+/// Prints its port, then answers each request with how many there were. Idle connections are kept for its default: 5 s.
+const NODE: &str = "let count = 0; const server = require('http').createServer((request, response) => { \
+                    request.resume(); request.on('end', () => response.end(String(++count))); }); \
+                    server.listen(0, '127.0.0.1', () => console.log(server.address().port));";
+
+/// Guards: a receiver by Node.js, which closes idle connections after 5 s, gets each of the events that come every 5 s by one
+/// request. `WEFT_KEEP_ALIVE_SECONDS` lets this run for so long, and needs Node.js; without it, it is one event.
+#[tokio::test]
+async fn a_receiver_by_node_gets_each_event_once() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let seconds = std::env::var("WEFT_KEEP_ALIVE_SECONDS").ok().map(|text| text.parse::<u64>().expect("a number"));
+    let node = tokio::process::Command::new("node")
+        .args(["-e", NODE])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let mut node = match node {
+        Ok(node) => node,
+        Err(_) if seconds.is_none() => return,
+        Err(error) => panic!("Node.js: {error}"),
+    };
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
+    let port = lines.next_line().await.unwrap().expect("its port");
+    let process = Process::new(&format!("http://127.0.0.1:{port}/"));
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    for number in 1..=seconds.unwrap_or_default() / 5 + 1 {
+        ticks.tick().await;
+        let end = process.deliver().await;
+        assert_eq!(end.result, AttemptResult::Delivered, "event {number}: {}", end.error);
+        assert_eq!(end.response, number.to_string(), "requests at event {number}");
+    }
+}
+
 /// The model of a receiver that keeps idle connections for a short time and says so, called at about that pace.
 #[tokio::test]
 async fn a_receiver_with_a_short_keep_alive_loses_no_attempt() {
