@@ -16,7 +16,18 @@ pub struct Migration {
     pub databases: Vec<String>,
 }
 
-/// Makes deliveries outside of the log.
+/// An event that a sender of a source might send.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample<'a> {
+    /// The delivery id.
+    pub id: &'a str,
+    /// The type.
+    pub event_type: &'a str,
+    /// The workflow's id.
+    pub workflow: &'a str,
+}
+
+/// Makes deliveries outside of the log, and signs samples.
 #[tonic::async_trait]
 pub trait Deliveries: std::fmt::Debug + Send + Sync {
     /// Whether a subscription's destination may be called.
@@ -39,6 +50,13 @@ pub trait Deliveries: std::fmt::Debug + Send + Sync {
     ///
     /// The reason why there is no destination, in one line.
     async fn deliver(&self, subscription: &v1::Subscription, event: StoredEvent) -> Result<internal::Attempt, String>;
+
+    /// A sample as a sender of the source signs it, with a body that the source's rules can read.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, in one line.
+    fn sign(&self, source: &v1::Source, sample: &Sample<'_>) -> Result<internal::SignedSample, String>;
 
     /// Creates the tables that a destination needs, where they are missing.
     ///

@@ -234,6 +234,45 @@ fn replacing<T: Entry>(mut value: T, stored: &T) -> Result<T, Refusal> {
     Ok(value)
 }
 
+/// A value with the stored secrets of the entry that it is to replace, changed: `added` before them, and without those at the
+/// places `removed`.
+///
+/// # Errors
+///
+/// [`Refusal::NotFound`], [`Refusal::Conflict`], [`Refusal::Invalid`].
+pub fn with_changed_secrets<T: Entry>(
+    snapshot: &Snapshot,
+    mut value: T,
+    revision: u64,
+    added: &[String],
+    removed: &[u32],
+) -> Result<T, Refusal> {
+    let stored = find::<T>(snapshot, value.id(), revision)?;
+    let invalid = |problem: &str| Refusal::Invalid {
+        kind: T::KIND,
+        name: stored.value.id().to_owned(),
+        problem: format!("secrets_change: {problem}"),
+    };
+    if revision == 0 && !removed.is_empty() {
+        return Err(invalid("a secret is removed by its place, so the revision that was read is needed"));
+    }
+    let secrets = stored.value.secrets().filter(|_| value.shares_secrets(&stored.value));
+    let secrets = secrets.ok_or_else(|| invalid("it has no secrets, or those of another scheme"))?;
+    let places: Vec<_> = removed.iter().filter_map(|place| usize::try_from(*place).ok()).collect();
+    if places.iter().any(|place| *place >= secrets.len()) {
+        return Err(invalid("no secret is stored at that place"));
+    }
+    let kept = secrets.iter().enumerate().filter(|(place, _)| !places.contains(place)).map(|(_, secret)| secret);
+    let changed: Vec<_> = added.iter().chain(kept).cloned().collect();
+    if changed.is_empty() {
+        return Err(invalid("the last secret cannot be removed; add another first"));
+    }
+    if let Some(secrets) = value.secrets_mut() {
+        *secrets = changed;
+    }
+    Ok(value)
+}
+
 /// Removes an entry that has the revision `revision`; 0: any revision.
 ///
 /// # Errors

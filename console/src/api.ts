@@ -109,4 +109,8 @@ export function message(error: unknown): string {
 }
 
 /** A request id: the same one acts once, however often it is sent. */
-export const requestId = () => crypto.randomUUID();
+export function requestId(): string {
+  // Browsers offer this on the machine itself, and with TLS.
+  if (typeof crypto.randomUUID === "function") return crypto.randomUUID();
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}

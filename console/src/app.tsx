@@ -25,7 +25,7 @@ const Stuck = lazy(async () => ({ default: (await import("./screens/stuck")).Stu
 const Subscriptions = lazy(async () => ({ default: (await import("./screens/subscriptions")).Subscriptions }));
 const Subscription = lazy(async () => ({ default: (await import("./screens/subscription")).Subscription }));
 const Sources = lazy(async () => ({ default: (await import("./screens/sources")).Sources }));
-const Source = lazy(async () => ({ default: (await import("./screens/sources")).Source }));
+const Source = lazy(async () => ({ default: (await import("./screens/source")).Source }));
 const Keys = lazy(async () => ({ default: (await import("./screens/api-keys")).Keys }));
 const Schemas = lazy(async () => ({ default: (await import("./screens/schemas")).Schemas }));
 const Rejected = lazy(async () => ({ default: (await import("./screens/rejected")).Rejected }));

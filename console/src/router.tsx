@@ -61,6 +61,7 @@ export function to(path: string, filters: Record<string, string | undefined> = {
 
 export const eventPath = (id: string) => `/events/${encodeURIComponent(id)}`;
 export const workflowPath = (id: string) => `/workflows/${encodeURIComponent(id)}`;
+export const sourcePath = (name: string) => `/sources/${encodeURIComponent(name)}`;
 export const subscriptionPath = (name: string) => `/subscriptions/${encodeURIComponent(name)}`;
 
 type LinkProps = AnchorHTMLAttributes<HTMLAnchorElement> & { href: string };

@@ -94,6 +94,8 @@ const SCREENS = [
   ["/subscriptions/billing", "billing", "order.*"],
   ["/sources", "Sources", "Standard Webhooks"],
   ["/sources/shop", "shop", "At the sender"],
+  ["/sources/new?create=1", "New source", "Verified by"],
+  ["/subscriptions/new?create=1", "New subscription", "Destination"],
   ["/schemas", "Schemas", "typed.*"],
   ["/keys", "Keys", "No key yet"],
   ["/alerts", "Alerts", "8 open dead letters"],
@@ -301,15 +303,137 @@ test("a filter is tested as it is typed, saved, and counts", async () => {
   await close();
 });
 
+/** Fills the reason of the dialog that is open, and presses its button. */
+async function confirm(page, verb, reason = "a test") {
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("Reason").fill(reason);
+  await dialog.getByRole("button", { name: verb, exact: true }).click();
+}
+
+test("a source is created with a secret that is shown once, and its first request is seen to arrive", async () => {
+  const { page, close } = await open("/sources");
+  await page.getByRole("link", { name: "New source" }).click();
+  await page.getByLabel("Name", { exact: true }).fill("till");
+  await page.getByRole("button", { name: "Make one" }).click();
+  await page.getByLabel("Workflow", { exact: true }).selectOption("pointer");
+  await page.getByLabel("Workflow: JSON pointer").fill("/data/orderId");
+  await page.getByLabel("Data", { exact: true }).fill("/data");
+  await page.getByRole("button", { name: "Create…" }).click();
+  await confirm(page, "Create");
+  const secret = (await page.getByTestId("new-secret").textContent()).trim();
+  assert.match(secret, /^whsec_[A-Za-z0-9+/]{43}=$/);
+  await page.getByRole("button", { name: "Done" }).click();
+  await page.getByRole("heading", { level: 1, name: "till" }).waitFor();
+  await page.getByText("Waiting for the first request…").waitFor();
+  await page.getByText("/api/v1/webhooks/till").waitFor();
+  assert.equal((await page.content()).includes(secret), false, "it is not shown again");
+
+  await until(async () => (await mesh.send("order.paid", { orderId: "till-1" }, { source: "till", secret: "whsec_YW5vdGhlci1zZWNyZXQtYW5vdGhlci1zZWNyZXQ=" })).status === 401);
+  await page.getByText("the signature does not match").waitFor();
+  const receipt = await mesh.send("order.paid", { orderId: "till-1" }, { source: "till", secret });
+  assert.equal(receipt.status, 202, JSON.stringify(receipt));
+  await page.getByText("First request received").waitFor();
+
+  // Rotated without a gap: both count until the old one is removed.
+  await page.getByRole("button", { name: "Rotate…" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Make one" }).click();
+  await confirm(page, "Add");
+  const newer = (await page.getByTestId("new-secret").textContent()).trim();
+  assert.notEqual(newer, secret);
+  await page.getByRole("button", { name: "Done" }).click();
+  const send = async (by) => (await mesh.send("order.paid", { orderId: "till-2" }, { source: "till", secret: by })).status;
+  await until(async () => (await send(newer)) === 202);
+  assert.equal(await send(secret), 202);
+  await page.getByRole("button", { name: "Remove the secret: Oldest" }).click();
+  await confirm(page, "Remove");
+  await until(async () => (await send(secret)) === 401);
+  assert.equal(await send(newer), 202);
+
+  // Changed, with its secret kept.
+  await page.getByLabel("Type", { exact: true }).selectOption("fixed");
+  await page.getByLabel("Type: always").fill("order.till");
+  await page.getByRole("button", { name: "Save…" }).click();
+  await confirm(page, "Save");
+  await page.getByRole("definition").getByText("always order.till").waitFor();
+  assert.equal(await send(newer), 202);
+
+  await page.getByRole("button", { name: "Delete…" }).click();
+  const button = page.getByRole("dialog").getByRole("button", { name: "Delete" });
+  await page.getByRole("dialog").getByLabel("Reason").fill("a test");
+  assert.ok(await button.isDisabled(), "the name is typed first");
+  await page.getByRole("dialog").getByLabel("Type till to confirm").fill("till");
+  await button.click();
+  await page.getByRole("heading", { level: 1, name: "Sources" }).waitFor();
+  await until(async () => (await send(newer)) === 404);
+  await close();
+});
+
+test("a source of each scheme is created by the form", async () => {
+  const { page, close } = await open("/sources");
+  for (const [scheme, fill] of [
+    ["github", { Secret: "a secret for github" }],
+    ["stripe", { Secret: "whsec_a_secret_for_stripe" }],
+    ["slack", { Secret: "0123456789abcdef0123456789abcdef" }],
+    ["shopify", { Secret: "0123456789abcdef0123456789abcdef" }],
+    ["hmac", { Secret: "a secret for the rest of them", "Header of the signature": "X-Sig", "Signed text": "{timestamp}.{body}", "Header of {timestamp}": "X-Time" }],
+    ["apiKey", {}],
+    ["none", {}],
+  ]) {
+    const name = `by-${scheme.toLowerCase()}`;
+    await page.goto(`${mesh.admin}/sources/new?create=1`);
+    await page.getByLabel("Name", { exact: true }).fill(name);
+    await page.getByLabel("Verified by").selectOption(scheme);
+    await page.getByLabel("Workflow: JSON pointer").fill("/id");
+    for (const [label, text] of Object.entries(fill)) await page.getByLabel(label, { exact: true }).fill(text);
+    await page.getByRole("button", { name: "Create…" }).click();
+    await confirm(page, "Create");
+    await page.getByRole("heading", { level: 1, name }).waitFor();
+    await page.getByText("Waiting for the first request…").waitFor();
+    assert.equal(await page.getByRole("button", { name: "Send a signed sample" }).count(), scheme === "apiKey" ? 0 : 1);
+  }
+  await close();
+});
+
+test("a sample is sent by one click and seen to arrive", async () => {
+  const { page, close } = await open("/sources/shop");
+  await page.getByRole("button", { name: "Send a signed sample" }).click();
+  await page.getByText("Signed, verified and accepted").waitFor();
+  await page.getByText("no. 1 of workflow sample-").waitFor();
+  await page.getByText("No subscription takes its type, weft.test").waitFor();
+  await page.goto(`${mesh.admin}/audit`);
+  await page.getByText("SendSample").first().waitFor();
+  await close();
+});
+
+test("the first run says what to do next, and the sample is delivered", async () => {
+  const empty = await startMesh(receiver);
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  try {
+    await page.goto(empty.admin);
+    await page.getByLabel("API key").fill(empty.token);
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByText("Nothing has been sent yet").waitFor();
+    await page.getByRole("button", { name: "Send a signed sample" }).click();
+    await page.getByText("no. 1 of workflow sample-").waitFor();
+    await page.getByText("1 delivery", { exact: false }).waitFor();
+    await until(() => receiver.deliveries.some(({ path, event }) => path === "/billing" && event.type === "order.test"));
+    await page.locator(".sample").getByText("delivered").waitFor();
+  } finally {
+    await context.close();
+    await empty.stop();
+  }
+});
+
 test("a key that may only read is shown nothing else, and a session ends with its key", async () => {
   const key = await makeKey("reader", ["read"]);
   const { page, close } = await open("/dead-letters?status=all", { key });
   await page.getByRole("row").getByText("broken-1").first().waitFor();
   for (const name of ["Redrive", "Discard", "Resolve"]) assert.equal(await page.getByRole("button", { name }).count(), 0, name);
-  for (const path of ["/stuck", "/subscriptions/billing", "/keys"]) {
+  for (const path of ["/stuck", "/subscriptions/billing", "/sources", "/sources/shop", "/keys"]) {
     await page.goto(mesh.admin + path);
     await page.getByRole("main").getByRole("heading", { level: 1 }).waitFor();
-    for (const name of ["Retry", "Skip", "Pause", "Save…", "Delete…", "New key", "Revoke reader"]) {
+    for (const name of ["Retry", "Skip", "Pause", "Save…", "Delete…", "New key", "Revoke reader", "Rotate…", "Send a signed sample"]) {
       assert.equal(await page.getByRole("button", { name }).count(), 0, `${path}: ${name}`);
     }
   }

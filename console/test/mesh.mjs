@@ -109,12 +109,12 @@ export async function startMesh(receiver) {
     data,
     log: () => log,
     /** Sends one signed event; its receipt, or what was answered. */
-    async send(type, eventData, { id = `msg_${randomUUID()}`, secret = SECRET } = {}) {
+    async send(type, eventData, { id = `msg_${randomUUID()}`, secret = SECRET, source = "shop" } = {}) {
       const body = JSON.stringify({ type, data: eventData });
       const timestamp = String(Math.floor(Date.now() / 1000));
       const key = Buffer.from(secret.slice("whsec_".length), "base64");
       const signature = createHmac("sha256", key).update(`${id}.${timestamp}.${body}`).digest("base64");
-      const response = await fetch(`${lines.gateway}/api/v1/webhooks/shop`, {
+      const response = await fetch(`${lines.gateway}/api/v1/webhooks/${source}`, {
         method: "POST",
         headers: { "content-type": "application/json", "webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": `v1,${signature}` },
         body,

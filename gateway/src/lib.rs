@@ -18,6 +18,7 @@ mod own_events;
 pub mod rejected;
 mod requests;
 pub mod rpc;
+mod sample;
 pub mod schema;
 pub mod sequencer;
 pub mod service;

@@ -26,7 +26,7 @@ use crate::{
     http::state::{Api, LogHandle},
     metrics,
     options::GatewayOptions,
-    own_events, rejected, rpc,
+    own_events, rejected, rpc, sample,
     sequencer::SequencerOptions,
     sources::Sources,
 };
@@ -147,6 +147,7 @@ impl Gateway {
         tasks.spawn(rejected::keeper::keep(api.clone(), connection.clone(), inbox_bytes, stop.child_token()));
         tasks.spawn(rejected::retry::serve(api.clone(), connection.clone(), closing.clone()));
         tasks.spawn(own_events::serve(api.clone(), connection.clone(), closing.clone()));
+        tasks.spawn(sample::serve(api.clone(), connection.clone(), closing.clone()));
 
         let port = port(api.admission.clone(), proxies);
         let serving = weft_serve::serve(self.listener, router(api.clone()).merge(services), port, closing.clone());

@@ -23,6 +23,8 @@ pub const REJECTED_EVENTS: &str = "_events";
 pub const RETRY_SUBJECT: &str = "gateway.retry";
 /// Where admins ask gateways to take an event of the mesh's own.
 pub const OWN_EVENTS_SUBJECT: &str = "gateway.own";
+/// Where admins ask gateways to take a signed sample.
+pub const SAMPLE_SUBJECT: &str = "gateway.sample";
 /// The queue group of the gateways there: one of them answers.
 pub const RETRY_QUEUE: &str = "gateway";
 /// The bucket of sources and subscriptions.

@@ -133,7 +133,9 @@ mod tests {
         for reserved in ["events.>", "heads.0", "outcomes.*", "checkpoints.>", "commands.0", "dlq.>", "rejected.>"] {
             assert!(checked(&[reserved]).unwrap_err().contains("Weft itself"), "{reserved}");
         }
-        for other in ["forward.>", "gateway.retry", "room.0", "trim.0", "pause", "tail.>", "weft.API.>"] {
+        for other in
+            ["forward.>", "gateway.retry", "gateway.sample", "room.0", "trim.0", "pause", "tail.>", "weft.API.>"]
+        {
             assert!(checked(&[other]).is_err(), "{other}");
         }
         for other in [">", "*.a", "*", "$JS.API.>", "$KV.>", "_INBOX.>", "", "a..b", "a.", "a.>.b", "a b", "a.b*"] {

@@ -9,8 +9,8 @@ use crate::{
     internal::ErasedEvent,
     v1::{
         ApiKey, BasicAuth, BearerAuth, ClientTls, CreateApiKeyResponse, GithubScheme, HmacScheme, HttpDestination,
-        HttpHeader, HttpProxy, NatsDestination, OAuth2ClientCredentials, PostgresDestination, ShopifyScheme,
-        SlackScheme, StandardScheme, StripeScheme,
+        HttpHeader, HttpProxy, NatsDestination, OAuth2ClientCredentials, PostgresDestination, SecretsChange,
+        ShopifyScheme, SlackScheme, StandardScheme, StripeScheme,
     },
 };
 
@@ -78,6 +78,7 @@ redacted! {
     StripeScheme { hidden: secrets, shown: [tolerance_ms] }
     SlackScheme { hidden: secrets, shown: [tolerance_ms] }
     ShopifyScheme { hidden: secrets, shown: [] }
+    SecretsChange { hidden: secrets, shown: [remove] }
     HttpDestination {
         hidden: secrets,
         shown: [url, format, signature, headers, tls, proxy, auth, success, permanent, retry_after_max_ms]
@@ -160,6 +161,7 @@ mod tests {
                 "StripeScheme" => debug::<StripeScheme>(field),
                 "SlackScheme" => debug::<SlackScheme>(field),
                 "ShopifyScheme" => debug::<ShopifyScheme>(field),
+                "SecretsChange" => debug::<SecretsChange>(field),
                 "HttpDestination" => debug::<HttpDestination>(field),
                 "HttpHeader" => debug::<HttpHeader>(field),
                 "HttpProxy" => debug::<HttpProxy>(field),

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use weft_admin::deliveries::{Deliveries, Migration};
+use weft_admin::deliveries::{Deliveries, Migration, Sample};
 use weft_expression::Expression;
 use weft_nats::{clock::ServerClock, envelope, event::StoredEvent};
 use weft_proto::{
@@ -20,6 +20,8 @@ use weft_worker::{
     },
     ownership::LeaseGuard,
 };
+
+use crate::sender::signed_sample;
 
 /// Delivers as a worker with these rules does.
 #[derive(Debug)]
@@ -97,6 +99,10 @@ impl Deliveries for WorkerDeliveries {
             event_id,
             ..Default::default()
         })
+    }
+
+    fn sign(&self, source: &v1::Source, sample: &Sample<'_>) -> Result<internal::SignedSample, String> {
+        signed_sample(source, sample, jiff::Timestamp::now().as_second())
     }
 
     async fn migrate(&self, subscription: &v1::Subscription, dry_run: bool) -> Result<Migration, String> {

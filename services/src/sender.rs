@@ -5,8 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 
+pub use sample::signed_sample;
 pub use signing::{Encoding, Header, HmacOptions, Scheme, Signing};
 
+mod sample;
 mod signing;
 
 /// How long a post may take: the gateway answers within its own deadline, 503 where the log does not.

@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["grpc.health.v1.", "grpc.reflection."];
 const PACKAGE: &str = "weft.v1.";
 
 /// Every method of the admin.
-const METHODS: [(&str, Scope, Limits); 56] = [
+const METHODS: [(&str, Scope, Limits); 57] = [
     ("EventService/ListEvents", Scope::Read, Enforced),
     ("EventService/GetEvent", Scope::Read, Enforced),
     ("EventService/EventsSince", Scope::Read, Enforced),
@@ -67,6 +67,7 @@ const METHODS: [(&str, Scope, Limits); 56] = [
     ("CatalogService/ListSources", Scope::Read, Forbidden),
     ("CatalogService/UpdateSource", Scope::Admin, Forbidden),
     ("CatalogService/DeleteSource", Scope::Admin, Forbidden),
+    ("CatalogService/SendSample", Scope::Admin, Forbidden),
     ("CatalogService/CreateSubscription", Scope::Admin, Forbidden),
     ("CatalogService/GetSubscription", Scope::Read, Forbidden),
     ("CatalogService/ListSubscriptions", Scope::Read, Forbidden),

@@ -6,7 +6,7 @@
 //!   `rejected`: `RejectedService`; `shards`: `ShardService`; `stats`: `StatsService`.
 //! - `audit`: `AuditService`, what operators have done.
 //! - `alerts`: the mesh's own events.
-//! - `command`: commands on COMMANDS.
+//! - `command`: commands on COMMANDS; `gateways`: requests to gateways.
 //! - `readiness`: readiness, for people and for `grpc.health.v1`.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -65,6 +65,7 @@ mod dead_letter_stats;
 mod dead_letters;
 mod erase;
 mod events;
+mod gateways;
 mod limits;
 mod page_token;
 mod payload_retention;

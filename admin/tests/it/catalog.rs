@@ -16,6 +16,7 @@ use crate::mesh::{Mesh, reason};
 mod apply;
 mod once;
 mod orphans;
+mod sample;
 mod subscriptions;
 
 /// Nothing that is answered or recorded holds any of this.

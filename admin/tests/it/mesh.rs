@@ -20,7 +20,7 @@ use tonic::{
 };
 use weft_admin::{
     Admin, AdminOptions,
-    deliveries::{Deliveries, Migration},
+    deliveries::{Deliveries, Migration, Sample},
     service::RunError,
 };
 use weft_catalog::Catalog;
@@ -104,6 +104,12 @@ impl Deliveries for Receivers {
 
     async fn plan(&self, _subscription: &v1::Subscription, event: StoredEvent) -> Result<v1::PlannedDelivery, String> {
         Ok(v1::PlannedDelivery { data: event.event.payload.to_vec(), ..Default::default() })
+    }
+
+    /// Unsigned: no gateway verifies it here.
+    fn sign(&self, source: &v1::Source, sample: &Sample<'_>) -> Result<internal::SignedSample, String> {
+        let body = format!("{} {}", sample.event_type, sample.workflow).into_bytes();
+        Ok(internal::SignedSample { source: source.name.clone(), body, id: sample.id.to_owned(), ..Default::default() })
     }
 
     async fn deliver(&self, _subscription: &v1::Subscription, event: StoredEvent) -> Result<internal::Attempt, String> {

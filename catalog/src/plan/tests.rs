@@ -8,11 +8,12 @@ use weft_proto::v1::{
 use super::*;
 use crate::{
     Revised,
-    change::{Action, pause, update},
+    change::{Action, pause, update, with_changed_secrets},
     entry::{Kind, Value, without_secrets},
 };
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const NEW_SECRET: &str = "whsec_TmV3U2VjcmV0T2ZUaGVTaG9wRm9yVGVzdHM=";
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
 
@@ -118,6 +119,32 @@ fn an_update_without_secrets_keeps_them() {
     let github = Scheme::Github(Default::default());
     let other = Source { verification: Some(Verification { scheme: Some(github) }), ..source("shop") };
     assert!(matches!(update(&stored(), other, 0), Err(Refusal::Invalid { .. })));
+}
+
+/// A secret is rotated by a caller that does not know the stored ones: first the new one is added, later an old one is removed.
+#[test]
+fn secrets_are_rotated_by_who_does_not_know_them() {
+    let mut snapshot = stored();
+    let mut rotate = |revision, added: &[&str], removed: &[u32]| {
+        let added: Vec<_> = added.iter().map(|secret| (*secret).to_owned()).collect();
+        let shown = without_secrets(&source("shop"));
+        let changed = with_changed_secrets(&snapshot, shown, revision, &added, removed)?;
+        let Some(Value::Source(value)) = update(&snapshot, changed, revision)?.unwrap().value else {
+            panic!("a source")
+        };
+        let secrets = value.secrets().unwrap().clone();
+        snapshot.sources.get_mut("shop").unwrap().value = Arc::new(*value);
+        Ok::<_, Refusal>(secrets)
+    };
+    assert_eq!(rotate(3, &[NEW_SECRET], &[]).unwrap(), [NEW_SECRET, SECRET]);
+    assert_eq!(rotate(3, &[], &[1]).unwrap(), [NEW_SECRET]);
+    for (revision, removed) in [(3, 0), (3, 1), (0, 0)] {
+        let refused = rotate(revision, &[], &[removed]);
+        assert!(matches!(refused, Err(Refusal::Invalid { .. })), "{revision} {removed}");
+    }
+    assert!(matches!(rotate(2, &[SECRET], &[]), Err(Refusal::Conflict { .. })));
+    assert!(matches!(rotate(3, &[""], &[]), Err(Refusal::Invalid { .. })), "an empty text is no secret");
+    assert_eq!(rotate(3, &[SECRET], &[0]).unwrap(), [SECRET]);
 }
 
 /// The same of a destination's tokens, passwords, header values and keys; what the change removes is not kept.

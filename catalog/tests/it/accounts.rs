@@ -7,7 +7,7 @@ use weft_nats::{
     async_nats::{self, ConnectOptions, ServerAddr, jetstream::consumer},
     connect::Connection,
     server::Server,
-    subject::{FORWARD_SUBJECTS, Layout, OWN_EVENTS_SUBJECT, RETRY_QUEUE, RETRY_SUBJECT},
+    subject::{FORWARD_SUBJECTS, Layout, OWN_EVENTS_SUBJECT, RETRY_QUEUE, RETRY_SUBJECT, SAMPLE_SUBJECT},
 };
 use weft_proto::{
     ids::{ShardId, StreamSeq},
@@ -75,7 +75,7 @@ async fn only_admins_ask_gateways_for_events() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(options(folder.path()), CancellationToken::new()).await.unwrap();
     let users = server.users();
-    for subject in [RETRY_SUBJECT, OWN_EVENTS_SUBJECT] {
+    for subject in [RETRY_SUBJECT, OWN_EVENTS_SUBJECT, SAMPLE_SUBJECT] {
         let gateway = connect(&users.gateway).await;
         let mut requests = gateway.client().queue_subscribe(subject, RETRY_QUEUE.to_owned()).await.unwrap();
         gateway.client().flush().await.unwrap();

@@ -1,12 +1,16 @@
 // The state of the mesh at a glance, and what to do next.
 
 import { useQuery } from "@tanstack/react-query";
+import { useRef, useState } from "react";
 import { api } from "../api";
 import { count, plural } from "../format";
+import type { SourceView, SubscriptionView } from "../gen/weft/v1/catalog_service_pb";
 import { useLaneCounts } from "../lane-counts";
 import { Link, subscriptionPath, to } from "../router";
 import { useSession } from "../session";
-import { Badge, Copy, Empty, Failed, Head, Loading, Panel, Status, Text } from "../ui/basics";
+import { schemeOf } from "../source";
+import { Badge, Copy, Empty, Failed, Head, Loading, Panel, Select, Status, Text } from "../ui/basics";
+import { SampleButton, sampleType } from "../ui/sample";
 import { useShards } from "./cluster";
 import { useSources } from "./sources";
 import { Health, useSubscriptions } from "./subscriptions";
@@ -29,6 +33,8 @@ export function Overview() {
   const behind = shards.data?.shards.reduce((sum, shard) => sum + shard.eventsLast - (shard.eventsCommitted?.sequence ?? 0n), 0n);
   const open = letters.data?.counts.reduce((sum, each) => sum + each.count, 0n);
   const all = subscriptions.data?.all ?? [];
+  const isFirstRun = useRef(false);
+  if (accepted === 0n) isFirstRun.current = true;
   const sum = (key: "waiting" | "blocked") => lanes.total(key);
   const unhealthy = all.filter((view) => view.subscription?.paused || view.receivers.length > 0 || (lanes.of(view.subscription?.name ?? "").blocked ?? 0) > 0);
   const errors = [shards.error, subscriptions.error, letters.error].filter((error) => error !== null);
@@ -52,7 +58,7 @@ export function Overview() {
           <div>Your key is limited to some sources or workflows: what concerns all of them is not shown.</div>
         </div>
       )}
-      {accepted === 0n && <FirstSteps source={sources.data?.find((view) => view.source?.verification?.scheme.case === "standard")?.source?.name} hasSubscription={all.length > 0} />}
+      {isFirstRun.current && sources.data && subscriptions.data && <FirstSteps sources={sources.data} subscriptions={all} />}
       {!isLimited && <Traffic stats={traffic.stats} error={traffic.error} />}
       <div className="grid">
         {!isLimited && <Panel title="Subscriptions" className="six" tools={unhealthy.length > 0 ? <Badge tone="bad">{plural(unhealthy.length, "needs", "need")} attention</Badge> : all.length > 0 && <Badge tone="good">none needs attention</Badge>}>
@@ -151,20 +157,66 @@ function Tile({ label, value, href, tone = "" }: { label: string; value?: number
   );
 }
 
-function FirstSteps({ source, hasSubscription }: { source?: string; hasSubscription: boolean }) {
-  const send = `weft event send --source ${source ?? "shop"} --type order.paid --data '{"orderId":"order-1"}' --secret env:SECRET`;
+/** What is left to do before anything flows; it stays until the screen is left, so that the sample is seen to arrive. */
+function FirstSteps({ sources, subscriptions }: { sources: SourceView[]; subscriptions: SubscriptionView[] }) {
+  const { may } = useSession();
+  const [chosen, setChosen] = useState("");
+  const signed = sources.flatMap(({ source }) => (source && schemeOf(source) !== "apiKey" ? [source.name] : []));
+  const source = signed.find((name) => name === chosen) ?? signed[0];
+  const takers = subscriptions.flatMap(({ subscription }) => (subscription && (subscription.sources.length === 0 || subscription.sources.includes(source ?? "")) ? [subscription] : []));
+  const type = sampleType(takers.flatMap((subscription) => subscription.types));
+  const command = `weft event send --source ${source ?? "shop"} --type ${type || "order.paid"} --data '{"orderId":"order-1"}' --secret env:SECRET`;
   return (
     <Panel title="Nothing has been sent yet">
-      <div className="body stack">
-        <p>{hasSubscription ? "Send a signed event and watch it arrive in the stream:" : "Add a subscription, then send a signed event and watch it arrive in the stream:"}</p>
-        <pre className="block wrap">{send}</pre>
-        <div className="actions">
-          <Copy text={send} label="Copy the command" name="the command" />
-          <Link className="button" href="/stream">
-            Open the stream
-          </Link>
-        </div>
-      </div>
+      <ol className="steps body">
+        <li data-done={sources.length > 0}>
+          <div>
+            {sources.length > 0 ? (
+              <>{plural(sources.length, "source")}, whose requests are verified</>
+            ) : may("admin") ? (
+              <>
+                A source says who sends and how it signs: <Link href="/sources/new?create=1">create one</Link>
+              </>
+            ) : (
+              "A source says who sends and how it signs; an admin creates it"
+            )}
+          </div>
+        </li>
+        <li data-done={subscriptions.length > 0}>
+          <div>
+            {subscriptions.length > 0 ? (
+              <>{plural(subscriptions.length, "subscription")}, to whose receivers events are delivered</>
+            ) : may("admin") ? (
+              <>
+                A subscription says who receives which events: <Link href="/subscriptions/new?create=1">create one</Link>
+              </>
+            ) : (
+              "A subscription says who receives which events; an admin creates it"
+            )}
+          </div>
+        </li>
+        <li>
+          <div className="stack">
+            <p>Send a signed sample, and see it arrive{type && <>. Its type is <code><Text>{type}</Text></code></>}</p>
+            {may("admin") && source && (
+              <div className="actions">
+                {signed.length > 1 && <Select label="Source" value={source} onChange={setChosen} options={signed.map((name) => [name, name] as const)} />}
+                <SampleButton source={source} type={type} primary />
+              </div>
+            )}
+            <details>
+              <summary>From a shell, with a secret of your own</summary>
+              <pre className="block wrap" tabIndex={0}>{command}</pre>
+              <Copy text={command} label="Copy the command" name="the command" />
+            </details>
+            <div className="actions">
+              <Link className="button" href="/stream">
+                Open the stream
+              </Link>
+            </div>
+          </div>
+        </li>
+      </ol>
     </Panel>
   );
 }

@@ -19,6 +19,9 @@ import { asksHistory, parseQuery, type Query, quoted } from "../query";
 const ROWS_MAX = 10_000;
 const RECONNECT_PAUSE = 1000;
 
+/** Between two updates of the rows: more of them are not seen, and each costs the same. */
+const UPDATE_PAUSE = 100;
+
 /** Events of the past that a stream begins with. */
 const RECENT = 200;
 
@@ -58,9 +61,9 @@ const COLUMNS: Column<Row>[] = [
   },
   { title: "Type", width: "minmax(100px, 1fr)", show: ({ event }) => <Cut>{event.type}</Cut> },
   { title: "Source", width: "minmax(60px, 0.6fr)", show: ({ event }) => <Cut>{event.source}</Cut> },
-  { title: "Status", width: "112px", show: (row) => <Settled row={row} show="status" /> },
-  { title: "Attempts", width: "60px", right: true, show: (row) => <Settled row={row} show="attempts" /> },
-  { title: "Latency", width: "66px", right: true, show: (row) => <Settled row={row} show="latency" /> },
+  { title: "Status", width: "112px", show: (row) => <Settled key={id(row)} row={row} show="status" /> },
+  { title: "Attempts", width: "60px", right: true, show: (row) => <Settled key={id(row)} row={row} show="attempts" /> },
+  { title: "Latency", width: "66px", right: true, show: (row) => <Settled key={id(row)} row={row} show="latency" /> },
   { title: "Payload", width: "minmax(110px, 2fr)", show: ({ event }) => <Cut mono>{preview(event)}</Cut> },
 ];
 
@@ -147,7 +150,7 @@ function Live({ query, bar, note }: Props) {
         {tail.rows.length === 0 ? (
           <Empty title={tail.state === "connecting" ? "Connecting…" : "No event yet"}>{tail.state === "live" && <p>New events appear here at once.</p>}</Empty>
         ) : (
-          <List label="Events" rows={tail.rows} columns={COLUMNS} id={id} href={href} follow={follow && !paused} onFollow={setFollow} minWidth={910} />
+          <List label="Events" rows={tail.rows} columns={COLUMNS} id={id} href={href} follow={follow && !paused} onFollow={setFollow} dropped={tail.dropped} minWidth={910} />
         )}
       </section>
     </>
@@ -252,19 +255,28 @@ function preview(event: Event): string {
   return text?.replace(/\s+/g, " ").slice(0, 240) ?? textOf(event.data.subarray(0, 397))?.slice(0, 240) ?? `${event.data.length} bytes`;
 }
 
+interface SettledProps {
+  row: Row;
+  show: "status" | "attempts" | "latency";
+}
+
 /** What has become of an event, as long as it is in view. */
-function Settled({ row, show }: { row: Row; show: "status" | "attempts" | "latency" }) {
-  const [wanted, setWanted] = useState(false);
-  const { eventId, receivedAt } = row.event;
+function Settled({ row, show }: SettledProps) {
+  const [wanted, setWanted] = useState(row.status !== undefined);
   // Rows that only fly past are not asked for.
   useEffect(() => {
     const timer = setTimeout(() => setWanted(true), 350);
     return () => clearTimeout(timer);
   }, []);
+  return wanted ? <Known row={row} show={show} /> : <span className="dim">…</span>;
+}
+
+function Known({ row, show }: SettledProps) {
+  const { eventId, receivedAt } = row.event;
   const { data = row } = useQuery<Pick<Row, "status" | "deliveries">>({
     queryKey: ["event", eventId],
     queryFn: () => api.events.getEvent({ eventId }),
-    enabled: wanted && !isSettled(row.status),
+    enabled: !isSettled(row.status),
     refetchInterval: ({ state }) => (isSettled(state.data?.status) ? false : 2500),
     staleTime: 2000,
   });
@@ -299,10 +311,12 @@ function useTail(workflowId: string, type: string, source: string, paused: boole
     }
     const abort = new AbortController();
     let arrived: Row[] = [];
-    let frame = 0;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    let updated = Number.NEGATIVE_INFINITY;
     let seconds: number[] = [];
     const flush = () => {
-      frame = 0;
+      timer = undefined;
+      updated = performance.now();
       const fresh = arrived;
       arrived = [];
       const now = performance.now();
@@ -337,7 +351,7 @@ function useTail(workflowId: string, type: string, source: string, paused: boole
               clearTimeout(live);
               cursor.current = after;
               if (event) arrived.push({ event });
-              if (!frame) frame = requestAnimationFrame(flush);
+              timer ??= setTimeout(flush, Math.max(0, updated + UPDATE_PAUSE - performance.now()));
               setTail((now) => (now.state === "live" ? now : { ...now, state: "live" }));
             }
           } finally {
@@ -356,7 +370,7 @@ function useTail(workflowId: string, type: string, source: string, paused: boole
     return () => {
       abort.abort();
       clearInterval(calm);
-      if (frame) cancelAnimationFrame(frame);
+      clearTimeout(timer);
       if (arrived.length > 0) flush();
     };
   }, [selection, paused, workflowId, type, source]);

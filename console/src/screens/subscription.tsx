@@ -12,8 +12,9 @@ import { Link, navigate, subscriptionPath, to, useLocation } from "../router";
 import { useSession } from "../session";
 import { destinationText, FORMATS, kindOf, retryText } from "../subscription";
 import { Action } from "../ui/action";
-import { Age, Badge, Facts, Failed, Head, Loading, Panel, Text, Time } from "../ui/basics";
+import { Age, Badge, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
 import { Payload } from "../ui/payload";
+import { SecretField, Secrets } from "../ui/secrets";
 import { Health, PauseButton } from "./subscriptions";
 
 export function Subscription({ name }: { name: string }) {
@@ -25,6 +26,7 @@ export function Subscription({ name }: { name: string }) {
 
 function Existing({ name }: { name: string }) {
   const { may } = useSession();
+  const queries = useQueryClient();
   const [deleting, setDeleting] = useState(false);
   const found = useQuery({ queryKey: ["subscription", name], queryFn: () => api.catalog.getSubscription({ name }), refetchInterval: 3000 });
   const lanes = useLaneCounts().of(name);
@@ -39,6 +41,7 @@ function Existing({ name }: { name: string }) {
     );
   }
   const view = found.data as SubscriptionView;
+  const http = subscription.destination?.kind.case === "http" ? subscription.destination.kind.value : undefined;
   const created = subscription.createdAtMs ? new Date(Number(subscription.createdAtMs)) : undefined;
   return (
     <>
@@ -71,26 +74,42 @@ function Existing({ name }: { name: string }) {
         <Tile label="Open dead letters" value={lanes.deadLetters} href={to("/dead-letters", { subscription: name })} tone="bad" />
       </div>
       <div className="grid top">
-        <Panel title="Definition" className="six">
-          <div className="body">
-            <Facts
-              of={[
-                ["Destination", <Text key="d">{destinationText(subscription)}</Text>],
-                ["Types", <code key="t"><Text>{subscription.types.join(", ")}</Text></code>],
-                ["Sources", subscription.sources.length ? <Text key="s">{subscription.sources.join(", ")}</Text> : "all"],
-                ["Filter", subscription.filter ? <code key="f"><Text>{subscription.filter}</Text></code> : "none"],
-                ["Transform", subscription.transform ? <code key="x"><Text>{subscription.transform}</Text></code> : "none"],
-                ["Time-out", subscription.timeoutMs ? durationText(Number(subscription.timeoutMs)) : "the default"],
-                ["Concurrency", subscription.concurrency ? count(subscription.concurrency) : "the default"],
-                ["Retry", retryText(subscription.retry)],
-                ["When exhausted", subscription.onExhausted === OnExhausted.BLOCK ? "the lane blocks" : "dead letter"],
-                ["Order", subscription.ordered === false ? "none" : "by workflow"],
-                ["Batch", subscription.batch ? `up to ${subscription.batch.maxEvents} events` : "one event an attempt"],
-                ["Created", <Time key="c" at={created} />],
-              ]}
+        <div className="six stack wide-gap">
+          <Panel title="Definition">
+            <div className="body">
+              <Facts
+                of={[
+                  ["Destination", <Text key="d">{destinationText(subscription)}</Text>],
+                  ["Types", <code key="t"><Text>{subscription.types.join(", ")}</Text></code>],
+                  ["Sources", subscription.sources.length ? <Text key="s">{subscription.sources.join(", ")}</Text> : "all"],
+                  ["Filter", subscription.filter ? <code key="f"><Text>{subscription.filter}</Text></code> : "none"],
+                  ["Transform", subscription.transform ? <code key="x"><Text>{subscription.transform}</Text></code> : "none"],
+                  ["Time-out", subscription.timeoutMs ? durationText(Number(subscription.timeoutMs)) : "the default"],
+                  ["Concurrency", subscription.concurrency ? count(subscription.concurrency) : "the default"],
+                  ["Retry", retryText(subscription.retry)],
+                  ["When exhausted", subscription.onExhausted === OnExhausted.BLOCK ? "the lane blocks" : "dead letter"],
+                  ["Order", subscription.ordered === false ? "none" : "by workflow"],
+                  ["Batch", subscription.batch ? `up to ${subscription.batch.maxEvents} events` : "one event an attempt"],
+                  ["Created", <Time key="c" at={created} />],
+                ]}
+              />
+            </div>
+          </Panel>
+          {http && http.secrets.length > 0 && (
+            <Secrets
+              of={name}
+              count={http.secrets.length}
+              canMake
+              hint="whsec_ and base64, or a private key whsk_…"
+              other="the receiver"
+              may={may("admin")}
+              save={async (secretsChange, reason, requestId) => {
+                await api.catalog.updateSubscription({ subscription, revision: view.revision, secretsChange, reason, requestId });
+                await queries.invalidateQueries();
+              }}
             />
-          </div>
-        </Panel>
+          )}
+        </div>
         {may("admin") && <Editor key={String(view.revision)} view={view} />}
       </div>
       {deleting && (
@@ -98,6 +117,7 @@ function Existing({ name }: { name: string }) {
           title={`Delete ${name}`}
           verb="Delete"
           danger
+          typed={name}
           act={async (reason, requestId) => {
             await api.catalog.deleteSubscription({ name, revision: view.revision, reason, requestId });
             navigate("/subscriptions");
@@ -165,8 +185,8 @@ function apply(subscription: Entry, draft: Draft): Entry {
     const http = next.destination.kind.value;
     http.url = draft.url.trim();
     http.format = draft.format;
-    // A new secret signs first; the earlier one signs as well until it is removed.
-    if (draft.secret.trim()) http.secrets = [draft.secret.trim(), ...http.secrets.filter(Boolean)];
+    // The stored ones of an existing subscription are rotated on their own.
+    if (draft.secret.trim()) http.secrets = [draft.secret.trim()];
   }
   return next;
 }
@@ -181,42 +201,31 @@ function Fields({ draft, set, http, create: creating }: { draft: Draft; set: (ch
   return (
     <div className="form">
       {http && (
-        <label className="field wide">
-          <span>URL</span>
+        <Field label="URL" wide>
           <input type="url" required {...text("url")} placeholder="https://billing.example/hooks" />
-        </label>
+        </Field>
       )}
-      <label className="field">
-        <span>Types</span>
+      <Field label="Types" hint="Patterns; * is any run of characters">
         <input {...text("types")} placeholder="order.* refund.*" />
-        <span className="hint">Patterns; * is any run of characters</span>
-      </label>
-      <label className="field">
-        <span>Sources</span>
+      </Field>
+      <Field label="Sources">
         <input {...text("sources")} placeholder="all" />
-      </label>
-      <label className="field wide">
-        <span>Filter</span>
+      </Field>
+      <Field label="Filter" wide hint="A CEL expression over event and data; empty: all that match">
         <textarea rows={2} {...text("filter")} placeholder="data.total > 100 && event.source == 'shop'" />
-        <span className="hint">A CEL expression over event and data; empty: all that match</span>
-      </label>
-      <label className="field wide">
-        <span>Transform</span>
+      </Field>
+      <Field label="Transform" wide hint="A CEL expression whose value is sent as data; empty: as it came">
         <textarea rows={2} {...text("transform")} placeholder="{'id': data.orderId, 'cents': data.total * 100}" />
-        <span className="hint">A CEL expression whose value is sent as data; empty: as it came</span>
-      </label>
-      <label className="field">
-        <span>Time-out, in seconds</span>
+      </Field>
+      <Field label="Time-out, in seconds">
         <input type="number" min="0" step="any" {...text("timeout")} placeholder="the default" />
-      </label>
-      <label className="field">
-        <span>Attempts at a time</span>
+      </Field>
+      <Field label="Attempts at a time">
         <input type="number" min="0" step="1" {...text("concurrency")} placeholder="the default" />
-      </label>
+      </Field>
       {http && (
         <>
-          <label className="field">
-            <span>Format</span>
+          <Field label="Format">
             <select value={draft.format} onChange={(event) => set({ format: Number(event.target.value) })}>
               {FORMATS.map(([value, title]) => (
                 <option key={value} value={value}>
@@ -224,11 +233,8 @@ function Fields({ draft, set, http, create: creating }: { draft: Draft; set: (ch
                 </option>
               ))}
             </select>
-          </label>
-          <label className="field">
-            <span>{creating ? "Signing secret" : "New signing secret"}</span>
-            <input type="password" {...text("secret")} autoComplete="new-password" required={creating} placeholder={creating ? "whsec_…" : "keep the stored one"} />
-          </label>
+          </Field>
+          {creating && <SecretField label="Signing secret" value={draft.secret} onChange={(secret) => set({ secret })} canMake hint="whsec_ and base64: the receiver verifies with it" />}
         </>
       )}
       <label className="check wide">
@@ -299,7 +305,7 @@ function Create() {
   return (
     <>
       <Head title="New subscription" crumb={<Link href="/subscriptions">Subscriptions</Link>} sub="Destinations in NATS and PostgreSQL, client certificates and rates are set with weft.toml and weft apply." />
-      <Panel title="Definition">
+      <Panel title="Definition" className="form-page">
         <form
           className="body stack"
           onSubmit={(event) => {
@@ -308,29 +314,25 @@ function Create() {
           }}
         >
           <div className="form">
-            <label className="field">
-              <span>Name</span>
+            <Field label="Name">
               <input required pattern="[a-z0-9\-]{1,40}" title="a to z, digits and hyphens" value={name} onChange={(event) => setName(event.target.value)} autoFocus />
-            </label>
-            <label className="field">
-              <span>Destination</span>
+            </Field>
+            <Field label="Destination">
               <select value={kind} onChange={(event) => setKind(event.target.value as "http" | "grpc")}>
                 <option value="http">HTTP</option>
                 <option value="grpc">gRPC</option>
               </select>
-            </label>
-            <label className="field">
-              <span>Begins</span>
+            </Field>
+            <Field label="Begins">
               <select value={from} onChange={(event) => setFrom(event.target.value as "now" | "beginning")}>
                 <option value="now">now: events from its creation on</option>
                 <option value="beginning">with the oldest event that is kept</option>
               </select>
-            </label>
+            </Field>
             {kind === "grpc" && (
-              <label className="field">
-                <span>URL</span>
+              <Field label="URL">
                 <input type="url" required value={draft.url} onChange={(event) => set({ url: event.target.value })} placeholder="https://svc:443" />
-              </label>
+              </Field>
             )}
           </div>
           <Fields draft={draft} set={set} http={kind === "http"} create />
@@ -390,15 +392,13 @@ function Test({ draft }: { draft: Entry }) {
       <legend>
         <strong>Test</strong>
       </legend>
-      <label className="field">
-        <span>With the stored event</span>
+      <Field label="With the stored event">
         <input value={eventId} onChange={(event) => setEventId(event.target.value)} placeholder="an event id; empty: the event below" spellCheck={false} />
-      </label>
+      </Field>
       {!eventId.trim() && (
-        <label className="field">
-          <span>With this event</span>
+        <Field label="With this event">
           <textarea rows={6} value={text} onChange={(event) => setText(event.target.value)} spellCheck={false} />
-        </label>
+        </Field>
       )}
       <div aria-live="polite" className="stack">
         {error !== undefined && <Failed error={error} />}

@@ -17,9 +17,14 @@ interface Props {
   onClose: () => void;
   /** A reason is needed. */
   needsReason?: boolean;
+  /** What is entered above is complete. */
+  ready?: boolean;
+  /** A name that is typed before it is done. */
+  typed?: string;
 }
 
-export function Action({ title, children, verb, danger, count, act, onClose, needsReason = true }: Props) {
+export function Action({ title, children, verb, danger, count, act, onClose, needsReason = true, ready = true, typed }: Props) {
+  const [name, setName] = useState("");
   const [reason, setReason] = useState("");
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>();
@@ -60,10 +65,18 @@ export function Action({ title, children, verb, danger, count, act, onClose, nee
             {countError !== undefined ? <Text>{message(countError)}</Text> : <strong>{counted ?? "Counting…"}</strong>}
           </p>
         )}
+        {typed !== undefined && (
+          <label className="field">
+            <span>
+              Type <code>{typed}</code> to confirm
+            </span>
+            <input autoFocus required value={name} onChange={(event) => setName(event.target.value)} autoComplete="off" spellCheck={false} />
+          </label>
+        )}
         {needsReason && (
           <label className="field">
             <span>Reason</span>
-            <input autoFocus required value={reason} maxLength={500} onChange={(event) => setReason(event.target.value)} placeholder="It is kept in the audit log" />
+            <input autoFocus={typed === undefined} required value={reason} maxLength={500} onChange={(event) => setReason(event.target.value)} placeholder="It is kept in the audit log" />
           </label>
         )}
         {error !== undefined && <Failed error={error} />}
@@ -71,7 +84,7 @@ export function Action({ title, children, verb, danger, count, act, onClose, nee
           <button type="button" onClick={onClose}>
             Cancel
           </button>
-          <button type="submit" className={danger ? "danger" : "primary"} disabled={busy || (needsReason && !reason.trim()) || (!!count && counted === undefined && countError === undefined)}>
+          <button type="submit" className={danger ? "danger" : "primary"} disabled={busy || !ready || (typed !== undefined && name.trim() !== typed) || (needsReason && !reason.trim()) || (!!count && counted === undefined && countError === undefined)}>
             {busy ? "Working…" : verb}
           </button>
         </div>

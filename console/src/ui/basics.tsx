@@ -1,6 +1,6 @@
 // The parts of every screen.
 
-import { type ReactNode, useEffect, useId, useRef, useState } from "react";
+import { cloneElement, type ReactElement, type ReactNode, useEffect, useId, useRef, useState } from "react";
 import { ageText, timeText, utcText } from "../format";
 import { message } from "../api";
 
@@ -254,6 +254,22 @@ export function FilterInput({ value, onChange, label, list, ...rest }: { value: 
         </datalist>
       )}
     </>
+  );
+}
+
+/** A field of a form: its name, the field itself, and a hint that describes it. */
+export function Field({ label, hint, wide, children }: { label: ReactNode; hint?: ReactNode; wide?: boolean; children: ReactElement<{ id?: string; "aria-describedby"?: string }> }) {
+  const id = useId();
+  return (
+    <div className={wide ? "field wide" : "field"}>
+      <label htmlFor={id}>{label}</label>
+      {cloneElement(children, { id, "aria-describedby": hint ? `${id}-hint` : undefined })}
+      {hint && (
+        <span className="hint" id={`${id}-hint`}>
+          {hint}
+        </span>
+      )}
+    </div>
   );
 }
 

@@ -1,7 +1,7 @@
 // A long list: only the rows in view exist. Arrow keys move, Enter opens, x selects.
 
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, type ReactNode, useEffect, useRef, useState } from "react";
+import { type CSSProperties, type KeyboardEvent, memo, type ReactNode, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { navigate } from "../router";
 
 export interface Column<Row> {
@@ -26,6 +26,8 @@ interface Props<Row> {
   onEnd?: () => void;
   /** Follows the newest row, which is the last. */
   follow?: boolean;
+  /** How many rows have gone from the start: what is in view stays there. */
+  dropped?: number;
   /** Called when the operator scrolls away from the end, and back. */
   onFollow?: (follow: boolean) => void;
   minWidth?: number;
@@ -36,14 +38,14 @@ interface Props<Row> {
 const ROW = 34;
 const HEAD = 32;
 
-export function List<Row>({ label, rows, columns, id, href, onOpen, selected, onSelect, onEnd, follow, onFollow, minWidth = 760, height, footer }: Props<Row>) {
+export function List<Row>({ label, rows, columns, id, href, onOpen, selected, onSelect, onEnd, follow = false, dropped = 0, onFollow, minWidth = 760, height, footer }: Props<Row>) {
   const box = useRef<HTMLDivElement>(null);
   const [at, setAt] = useState<string>();
   const virtual = useVirtualizer({
     count: rows.length,
     getScrollElement: () => box.current,
     estimateSize: () => ROW,
-    overscan: 12,
+    overscan: 6,
     scrollMargin: HEAD,
   });
   const items = virtual.getVirtualItems();
@@ -56,11 +58,26 @@ export function List<Row>({ label, rows, columns, id, href, onOpen, selected, on
     if (follow && box.current) box.current.scrollTop = box.current.scrollHeight;
   }, [rows, follow]);
 
-  const template = { gridTemplateColumns: columns.map((column) => column.width).join(" ") };
+  const gone = useRef(dropped);
+  useLayoutEffect(() => {
+    if (!follow && box.current && dropped > gone.current) box.current.scrollTop -= (dropped - gone.current) * ROW;
+    gone.current = dropped;
+  }, [dropped, follow]);
+
+  const template = useMemo(() => ({ gridTemplateColumns: columns.map((column) => column.width).join(" ") }), [columns]);
+  // While rows only fly past, their elements are used again. Otherwise an element stays with its row, and so does the focus in it.
+  const elements = useRef(1);
+  elements.current = Math.max(elements.current, items.length);
   const open = (row: Row) => {
     if (onOpen) onOpen(row);
     else if (href) navigate(href(row));
   };
+  const clicked = useRef<(row: Row) => void>(open);
+  clicked.current = (row) => {
+    setAt(id(row));
+    open(row);
+  };
+  const click = useMemo(() => (row: Row) => clicked.current(row), []);
   const press = (event: KeyboardEvent) => {
     if (event.target !== box.current) return;
     const now = rows.findIndex((row) => id(row) === at);
@@ -120,27 +137,19 @@ export function List<Row>({ label, rows, columns, id, href, onOpen, selected, on
           const row = rows[item.index];
           if (row === undefined) return null;
           const key = id(row);
+          const isAt = key === at;
           return (
-            <div
-              key={key}
-              id={rowId(key)}
-              className="row"
-              role="row"
-              aria-rowindex={item.index + 2}
-              aria-selected={selected ? selected.has(key) || key === at : key === at}
-              style={{ ...template, transform: `translateY(${item.start - HEAD}px)` }}
-              onClick={(event) => {
-                setAt(key);
-                const target = event.target as HTMLElement;
-                if (!target.closest("a,button,input,label") && !getSelection()?.toString()) open(row);
-              }}
-            >
-              {columns.map((column, index) => (
-                <span key={index} role="gridcell" className={column.right ? "right" : undefined}>
-                  {column.show(row)}
-                </span>
-              ))}
-            </div>
+            <Line
+              key={follow ? item.index % elements.current : key}
+              row={row}
+              id={key}
+              index={item.index}
+              top={item.start - HEAD}
+              isSelected={selected?.has(key) || isAt}
+              columns={columns}
+              template={template}
+              onClick={click}
+            />
           );
         })}
       </div>
@@ -148,5 +157,39 @@ export function List<Row>({ label, rows, columns, id, href, onOpen, selected, on
     </div>
   );
 }
+
+interface LineProps<Row> {
+  row: Row;
+  id: string;
+  index: number;
+  top: number;
+  isSelected: boolean;
+  columns: Column<Row>[];
+  template: CSSProperties;
+  onClick: (row: Row) => void;
+}
+
+const Line = memo(function Line<Row>({ row, id, index, top, isSelected, columns, template, onClick }: LineProps<Row>) {
+  return (
+    <div
+      id={rowId(id)}
+      className="row"
+      role="row"
+      aria-rowindex={index + 2}
+      aria-selected={isSelected}
+      style={{ ...template, transform: `translateY(${top}px)` }}
+      onClick={(event) => {
+        const target = event.target as HTMLElement;
+        if (!target.closest("a,button,input,label") && !getSelection()?.toString()) onClick(row);
+      }}
+    >
+      {columns.map((column, at) => (
+        <span key={at} role="gridcell" className={column.right ? "right" : undefined}>
+          {column.show(row)}
+        </span>
+      ))}
+    </div>
+  );
+}) as <Row>(props: LineProps<Row>) => ReactNode;
 
 const rowId = (key: string) => `row-${key.replace(/[^\w-]/g, "_")}`;

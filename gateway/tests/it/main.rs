@@ -12,6 +12,7 @@ mod overload;
 mod providers;
 mod rejected;
 mod rpc;
+mod sample;
 mod sequencer;
 mod service;
 mod since;

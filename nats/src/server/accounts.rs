@@ -17,7 +17,8 @@ use weft_proto::ids::ShardId;
 
 use crate::subject::{
     CATALOG_BUCKET, COPY_REQUESTS, DLQ_STREAM, FORWARD_SUBJECTS, LEASES_BUCKET, Layout, OWN_EVENTS_SUBJECT,
-    PAUSE_REQUESTS, REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, TAIL_REQUESTS, TRIM_REQUESTS, bucket_stream,
+    PAUSE_REQUESTS, REJECTED_STREAM, RETRY_SUBJECT, ROOM_REQUESTS, SAMPLE_SUBJECT, TAIL_REQUESTS, TRIM_REQUESTS,
+    bucket_stream,
 };
 
 use self::imports::{Answers, At, Import, Imports};
@@ -231,7 +232,7 @@ fn permissions(role: Role, imports: &Imports) -> Value {
         Role::Gateway => {
             // Gateways hand each other events; all of them are in this account, and nothing else is.
             publish.insert(FORWARD_SUBJECTS);
-            subscribe.extend([FORWARD_SUBJECTS, RETRY_SUBJECT, OWN_EVENTS_SUBJECT]);
+            subscribe.extend([FORWARD_SUBJECTS, RETRY_SUBJECT, OWN_EVENTS_SUBJECT, SAMPLE_SUBJECT]);
         }
         Role::Admin => {
             subscribe.extend([ROOM_REQUESTS, TRIM_REQUESTS, PAUSE_REQUESTS, COPY_REQUESTS, tail_requests.as_str()])

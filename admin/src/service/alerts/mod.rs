@@ -7,22 +7,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prost::Message as _;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use weft_catalog::Snapshot;
 use weft_index::history::History;
 use weft_nats::{
-    async_nats::{Request, client::RequestErrorKind},
-    conditions::Conditions,
-    connect::Connection,
-    options::OnFull,
-    streams::LogSpec,
-    subject::OWN_EVENTS_SUBJECT,
+    conditions::Conditions, connect::Connection, options::OnFull, streams::LogSpec, subject::OWN_EVENTS_SUBJECT,
 };
-use weft_proto::v1::RetriedRejected;
 
-use super::stats::observe::Observed;
+use super::{gateways, stats::observe::Observed};
 
 mod decide;
 mod record;
@@ -35,8 +28,6 @@ use seen::Watch;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Time-out of a gateway.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(12);
-/// Codes of a gateway for which the same alert may be taken later.
-const TRANSIENT: [&str; 6] = ["log_unavailable", "log_full", "starting", "overloaded", "draining", "internal"];
 /// Name of the condition while alerts cannot be published.
 const CONDITION: &str = "alerts";
 
@@ -134,20 +125,8 @@ impl Alerts {
 ///
 /// A transient problem, as text. An alert that is refused for good is logged.
 async fn publish(connection: &Connection, alert: &Alert) -> Result<(), String> {
-    if !connection.is_connected() {
-        return Err("nats is not connected".into());
-    }
     let payload = serde_json::to_vec(alert).map_err(|error| error.to_string())?;
-    let request = Request::new().payload(payload.into()).timeout(Some(PUBLISH_TIMEOUT));
-    let answer = connection.client().send_request(OWN_EVENTS_SUBJECT, request).await;
-    let answer = answer.map_err(|error| match error.kind() {
-        RequestErrorKind::NoResponders => "no gateway takes alerts".to_owned(),
-        _ => format!("no gateway answers: {error}"),
-    })?;
-    let answer = RetriedRejected::decode(answer.payload).map_err(|error| format!("a gateway answers {error}"))?;
-    if TRANSIENT.contains(&answer.code.as_str()) {
-        return Err(format!("{}: {}", answer.code, answer.detail));
-    }
+    let answer = gateways::ask(connection, OWN_EVENTS_SUBJECT, payload, PUBLISH_TIMEOUT).await?;
     if !answer.code.is_empty() {
         tracing::error!(id = alert.id, code = answer.code, detail = answer.detail, "alert is refused");
     }

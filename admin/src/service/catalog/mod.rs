@@ -3,7 +3,7 @@
 //! - `mutation`: a change that acts once, is stamped and recorded; `request`: requests, converted to entries.
 //! - `reseal`: every entry sealed with the first master key.
 //! - `view`: entries in answers, without secrets.
-//! - `test_delivery`: test deliveries. `plan_applied`: answers of `Apply`.
+//! - `test_delivery`: test deliveries; `sample`: signed samples of a source. `plan_applied`: answers of `Apply`.
 
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use tonic::{Request, Response, Status};
 use weft_catalog::{
     Snapshot,
     change::{
-        Change, Refusal, adopt_subscription, create, create_subscription, delete, pause, update, with_kept_secrets,
+        Change, Refusal, adopt_subscription, create, create_subscription, delete, pause, update, with_changed_secrets,
+        with_kept_secrets,
     },
     edit::record,
-    entry::{Kind, without_secrets},
+    entry::{Entry, Kind, without_secrets},
     keys, plan,
 };
 use weft_proto::v1::{self, catalog_service_server::CatalogService};
@@ -33,6 +34,7 @@ mod orphans;
 mod plan_applied;
 mod request;
 mod reseal;
+mod sample;
 mod test_delivery;
 mod view;
 
@@ -126,6 +128,19 @@ impl Catalogs {
     }
 }
 
+/// A value with its stored secrets changed as the request says.
+fn rotated<T: Entry>(
+    snapshot: &Snapshot,
+    value: T,
+    revision: u64,
+    change: Option<&v1::SecretsChange>,
+) -> Result<T, Refusal> {
+    match change {
+        Some(change) => with_changed_secrets(snapshot, value, revision, &change.secrets, &change.remove),
+        None => Ok(value),
+    }
+}
+
 #[tonic::async_trait]
 impl CatalogService for Catalogs {
     async fn create_source(&self, request: Request<v1::CreateSourceRequest>) -> Answer<v1::SourceView> {
@@ -150,7 +165,10 @@ impl CatalogService for Catalogs {
         let asked = request.get_ref();
         let source = given(asked.source.clone(), "source")?;
         let mutation = Mutation::new(&request, "UpdateSource", &source.name, &asked.request_id, &asked.reason)?;
-        self.change(&mutation, &source.name, |snapshot| update(snapshot, source.clone(), asked.revision)).await
+        let (revision, change) = (asked.revision, asked.secrets_change.as_ref());
+        let decide =
+            |snapshot: &Snapshot| update(snapshot, rotated(snapshot, source.clone(), revision, change)?, revision);
+        self.change(&mutation, &source.name, decide).await
     }
 
     async fn delete_source(&self, request: Request<v1::DeleteSourceRequest>) -> Answer<v1::DeleteSourceResponse> {
@@ -158,6 +176,13 @@ impl CatalogService for Catalogs {
         let mutation = Mutation::new(&request, "DeleteSource", &asked.name, &asked.request_id, &asked.reason)?;
         self.remove::<v1::SourceView>(&mutation, &asked.name, asked.revision).await?;
         Ok(Response::new(v1::DeleteSourceResponse {}))
+    }
+
+    async fn send_sample(&self, request: Request<v1::SendSampleRequest>) -> Answer<v1::SendSampleResponse> {
+        let asked = request.get_ref();
+        let mutation = Mutation::new(&request, "SendSample", &asked.source, &asked.request_id, &asked.reason)?;
+        let (log, snapshot) = (self.log()?, self.snapshot().await?);
+        sample::send(log, self.deliveries.as_ref(), &mutation, &snapshot, asked).await.map(Response::new)
     }
 
     async fn create_subscription(
@@ -211,7 +236,11 @@ impl CatalogService for Catalogs {
         let mutation = Mutation::new(&request, "UpdateSubscription", name, &asked.request_id, &asked.reason)?;
         // As it would be stored: whether a connection string or a certificate can be used shows only with its secrets.
         self.check(&with_kept_secrets(&*self.snapshot().await?, subscription.clone())).await?;
-        self.change(&mutation, name, |snapshot| update(snapshot, subscription.clone(), asked.revision)).await
+        let (revision, change) = (asked.revision, asked.secrets_change.as_ref());
+        let decide = |snapshot: &Snapshot| {
+            update(snapshot, rotated(snapshot, subscription.clone(), revision, change)?, revision)
+        };
+        self.change(&mutation, name, decide).await
     }
 
     async fn delete_subscription(

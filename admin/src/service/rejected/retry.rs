@@ -13,7 +13,6 @@ use tonic::{Request, Status};
 use weft_catalog::edit::RECORD_SHARD;
 use weft_index::history::StoredCommand;
 use weft_nats::{
-    async_nats::{self, client::RequestErrorKind},
     commands::{self, ITEMS_BYTES_MAX, cut_reason, part_id},
     connect::Connection,
     subject::RETRY_SUBJECT,
@@ -30,6 +29,7 @@ use crate::{
     error::{Code, refuse},
     service::{
         command::request_id,
+        gateways,
         state::{LogState, draining, reused},
     },
 };
@@ -38,8 +38,6 @@ use crate::{
 const RETRIES_MAX: usize = 1_000;
 /// Time-out of a gateway for one entry: longer than its time-out for the log.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Transient answers. Continuing after one could accept a later request of a workflow before an earlier one.
-const TRANSIENT: [&str; 6] = ["log_unavailable", "log_full", "starting", "overloaded", "draining", "internal"];
 /// Maximum number of outcomes of one record: these are repeated if the admin crashes before it is stored.
 const RECORD_OUTCOMES_MAX: usize = 100;
 
@@ -199,24 +197,10 @@ fn result(outcome: RetryOutcome) -> RetriedRejected {
 ///
 /// # Errors
 ///
-/// A transient problem, as text.
+/// A transient problem, as text. Continuing after one could accept a later request of a workflow before an earlier one.
 async fn retry(connection: &Connection, sequence: StreamSeq) -> Result<RetriedRejected, String> {
-    // A disconnected client queues requests: the retry would be done after the caller has given up.
-    if !connection.is_connected() {
-        return Err("nats is not connected".into());
-    }
     let payload = RetryEntry { sequence: sequence.0 }.encode_to_vec();
-    let request = async_nats::Request::new().payload(payload.into()).timeout(Some(RETRY_TIMEOUT));
-    let answer =
-        connection.client().send_request(RETRY_SUBJECT, request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => "no gateway is available".to_owned(),
-            _ => format!("no gateway answers: {error}"),
-        })?;
-    let result = RetriedRejected::decode(answer.payload).map_err(|error| format!("a gateway answers {error}"))?;
-    if TRANSIENT.contains(&result.code.as_str()) {
-        return Err(format!("{}: {}", result.code, result.detail));
-    }
-    Ok(result)
+    gateways::ask(connection, RETRY_SUBJECT, payload, RETRY_TIMEOUT).await
 }
 
 /// The entries of a request, in the order in which they were kept.

@@ -125,6 +125,7 @@ impl Imports {
         self.publishes(Home::Base, &format!("$KV.{LEASES_BUCKET}.>"));
         self.asks(At::Role(Role::Gateway), RETRY_SUBJECT);
         self.asks(At::Role(Role::Gateway), OWN_EVENTS_SUBJECT);
+        self.asks(At::Role(Role::Gateway), SAMPLE_SUBJECT);
     }
 
     /// Reading EVENTS. Creating a consumer is asked of an admin, which refuses what could do harm and counts them.

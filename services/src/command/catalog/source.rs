@@ -211,7 +211,13 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
         let reason = args.reason.reason.clone();
         let name = source.name.clone();
         let before = find(&admin, name.clone()).await?.revision;
-        let request = v1::UpdateSourceRequest { source: Some(source), revision, reason, request_id: request_id() };
+        let request = v1::UpdateSourceRequest {
+            source: Some(source),
+            revision,
+            reason,
+            request_id: request_id(),
+            secrets_change: None,
+        };
         let answer = admin.catalog().update_source(admin.request(request)).await;
         let view = answer.map_err(|status| admin.failure(&status))?.into_inner();
         report_unchanged("source", &name, before, view.revision);

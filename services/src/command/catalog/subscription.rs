@@ -314,6 +314,7 @@ async fn update(args: UpdateArgs) -> Result<(), Failure> {
             revision,
             reason: args.reason.reason.clone(),
             request_id: request_id(),
+            secrets_change: None,
         };
         let answer = admin.catalog().update_subscription(admin.request(request)).await;
         let view = answer.map_err(|status| admin.failure(&status))?.into_inner();
