@@ -72,6 +72,7 @@ pub(super) async fn count(
     filter: DeadLetterFilter,
     fields: &[DeadLetterField],
 ) -> Result<v1::DeadLetterStatsResponse, Status> {
+    let filter = DeadLetterFilter { without_repeats: true, ..filter };
     let mut counts: HashMap<Vec<u8>, v1::DeadLetterCount> = HashMap::new();
     let (mut oldest, mut newest) = (i64::MAX, i64::MIN);
     let (mut counted, mut after) = (0, None);

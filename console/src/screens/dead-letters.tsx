@@ -17,7 +17,7 @@ import { Payload } from "../ui/payload";
 const NAMES = ["subscription", "workflow", "type", "source", "reason", "status", "since", "until", "error", "open"] as const;
 const REASONS = ["exhausted", "permanent", "transform_failed", "schema_invalid", "skipped", "expired"];
 const STATUSES = ["open", "redriving", "redriven", "resolved", "discarded", "expired"];
-const PAGE = 500;
+const PAGE = 200;
 
 type Verb = "redrive" | "resolve" | "discard";
 const VERBS: Record<Verb, { title: string; text: string }> = {
@@ -159,7 +159,7 @@ export function DeadLetters() {
         <FilterInput label="Until" value={fields.until} onChange={(until) => set({ until })} placeholder="Until" />
       </div>
       {(stats.error ?? listed.error) && <Failed error={stats.error ?? listed.error} retry={() => { stats.refetch(); listed.refetch(); }} />}
-      <Groups counts={stats.data?.counts ?? []} errorCounts={errors.data?.counts ?? []} chosen={errorText} set={set} />
+      {stats.data && errors.data && <Groups counts={stats.data.counts} errorCounts={errors.data.counts} chosen={errorText} set={set} />}
       <section className="panel" aria-label="Dead letters">
         <div className="bulk">
           <span className="tabular" data-testid="total">
@@ -178,7 +178,7 @@ export function DeadLetters() {
                 {selected.size > 0 ? `${count(selected.size)} selected` : "Select"}
               </label>
               {(Object.keys(VERBS) as Verb[]).map((verb) => (
-                <button key={verb} type="button" className={verb === "discard" ? "danger" : ""} disabled={selected.size === 0} onClick={() => setAsked({ verb, all: false })}>
+                <button key={verb} type="button" className={`small ${verb === "discard" ? "danger" : ""}`} disabled={selected.size === 0} onClick={() => setAsked({ verb, all: false })}>
                   {VERBS[verb].title}
                 </button>
               ))}
@@ -195,7 +195,7 @@ export function DeadLetters() {
             </>
           )}
         </div>
-        {!listed.data && !listed.error ? (
+        {(!listed.data || !stats.data || !errors.data) && !listed.error && !stats.error && !errors.error ? (
           <Loading of="dead letters" />
         ) : rows.length === 0 ? (
           <Empty title={key.slice(0, 7).some(Boolean) || errorText ? "No dead letter matches" : status === "open" ? "No open dead letters" : "None"}>

@@ -9,7 +9,7 @@ import type { DeliveryStatus } from "../gen/weft/v1/event_service_pb";
 import { eventPath, Link, navigate, subscriptionPath, to, workflowPath } from "../router";
 import { useSession } from "../session";
 import { Action } from "../ui/action";
-import { Badge, Copy, Empty, Facts, Failed, Head, Id, Loading, Panel, Status, Text, Time } from "../ui/basics";
+import { Badge, Copy, Empty, Facts, Failed, Head, Id, Loading, LongText, Panel, Status, Text, Time } from "../ui/basics";
 import { Payload } from "../ui/payload";
 import { textOf } from "../format";
 import { ConnectError, Code } from "@connectrpc/connect";
@@ -206,7 +206,7 @@ function Delivery({ event, delivery }: { event: Event; delivery: DeliveryStatus 
                         {attempt.batchEvents > 1 && <Badge>batch of {attempt.batchEvents}</Badge>}
                       </span>
                     </td>
-                    <td className="wrap">
+                    <td className="wrap answer">
                       {attempt.error && (
                         <div>
                           <Text>{attempt.error}</Text>
@@ -214,7 +214,7 @@ function Delivery({ event, delivery }: { event: Event; delivery: DeliveryStatus 
                       )}
                       {attempt.response.length > 0 && (
                         <code className="wrap">
-                          <Text>{answer}</Text>
+                          <LongText>{answer}</LongText>
                         </code>
                       )}
                     </td>

@@ -36,6 +36,23 @@ export function Cut({ children, mono = false }: { children: string; mono?: boole
   );
 }
 
+/** Characters of a long text that are shown at first. */
+const LONG = 600;
+
+/** A text that may be very long: its beginning, and the whole on demand. */
+export function LongText({ children }: { children: string }) {
+  const [whole, setWhole] = useState(false);
+  if (whole || children.length <= LONG * 1.2) return <Text lines>{children}</Text>;
+  return (
+    <>
+      <Text lines>{children.slice(0, LONG)}</Text>…{" "}
+      <button type="button" className="small" onClick={() => setWhole(true)}>
+        Show all {children.length.toLocaleString()} characters
+      </button>
+    </>
+  );
+}
+
 /** A time in the operator's zone; in UTC on hover. */
 export function Time({ at }: { at?: Date }) {
   if (!at) return <span className="dim">–</span>;

@@ -20,6 +20,13 @@ interface Props {
   height?: number;
 }
 
+/** Values between two gaps, which no line shows. */
+function isolated(plot: uPlot, series: number, show: boolean | undefined): number[] | null {
+  const values = plot.data[series];
+  if (show || !values) return null;
+  return [...values.keys()].filter((at) => values[at] != null && values[at - 1] == null && values[at + 1] == null);
+}
+
 const color = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 export function Chart({ label, times, lines, format, height = 180 }: Props) {
@@ -46,7 +53,7 @@ export function Chart({ label, times, lines, format, height = 180 }: Props) {
           cursor: { y: false, points: { size: 6 } },
           scales: { y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1e-9)] } },
           axes: [{ ...axis, size: 38 }, { ...axis, size: 54, values: (_, splits) => splits.map((split) => formatted.current(split)) }],
-          series: [{}, ...lines.map((line) => ({ label: line.label, stroke: color(line.color), width: 1.75, points: { size: 5 } }))],
+          series: [{}, ...lines.map((line) => ({ label: line.label, stroke: color(line.color), width: 1.75, points: { size: 5, filter: isolated } }))],
         },
         data.current,
         element,

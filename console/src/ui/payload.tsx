@@ -2,7 +2,7 @@
 
 import { useMemo, useState } from "react";
 import { bytesText, hexDump, plural, pretty, textOf } from "../format";
-import { Copy, Text } from "./basics";
+import { Copy, LongText, Text } from "./basics";
 
 /** Larger ones are shown in parts. */
 const PART = 64 * 1024;
@@ -125,7 +125,7 @@ function Scalar({ value, source }: { value: unknown; source: string }) {
   if (typeof value === "string") {
     return (
       <span className="string">
-        "<Text lines>{value}</Text>"
+        "<LongText>{value}</LongText>"
       </span>
     );
   }

@@ -77,6 +77,9 @@ pub struct DeadLetterFilter {
     pub until_ms: Option<i64>,
     /// Only of these statuses; empty: of all.
     pub statuses: Vec<DeadLetterStatus>,
+    /// Leaves [`DeadLetter::is_repeated`] false, for counting: whether an event is repeated takes a look-up in each segment of the
+    /// log.
+    pub without_repeats: bool,
 }
 
 impl DeadLetter {
@@ -169,14 +172,16 @@ pub(super) fn find(
     id: &DeadLetterId,
 ) -> Result<Vec<DeadLetter>, redb::Error> {
     let mut found = Vec::new();
-    for (shard, seq) in events::places(view, id.event.event)?.into_iter().filter(|(_, seq)| id.event.is_at(*seq)) {
+    let places = events::places(view, id.event.event)?;
+    let is_repeated = places.len() > 1;
+    for (shard, seq) in places.into_iter().filter(|(_, seq)| id.event.is_at(*seq)) {
         for row in view.dead.range((shard.0, seq.0, &UID_MIN)..=(shard.0, seq.0, &UID_MAX))?.rev() {
             let (key, value) = row?;
             let (shard, seq, uid) = key.value();
             if subscriptions.name(view, uid)? == id.subscription
                 && let Some(dead_letter) = read(view, subscriptions, shard, seq, uid, &decode(value.value())?)?
             {
-                found.push(dead_letter);
+                found.push(DeadLetter { is_repeated, ..dead_letter });
                 break;
             }
         }
@@ -219,7 +224,11 @@ pub(super) fn page(
         });
         let Some(row) = get::<_, DeadRow>(&view.dead, (shard, seq, uid))? else { continue };
         let dead_letter = read(view, subscriptions, shard, seq, uid, &row)?;
-        page.dead_letters.extend(dead_letter.filter(|dead_letter| filter.takes(dead_letter)));
+        let Some(mut dead_letter) = dead_letter.filter(|dead_letter| filter.takes(dead_letter)) else { continue };
+        if !filter.without_repeats {
+            dead_letter.is_repeated = events::places(view, dead_letter.place.event)?.len() > 1;
+        }
+        page.dead_letters.push(dead_letter);
     }
     Ok(page)
 }
@@ -239,6 +248,7 @@ pub(super) fn open_counts(view: &View) -> Result<BTreeMap<SubscriptionUid, u64>,
     Ok(counts)
 }
 
+/// A dead letter, of which is left open whether its event is repeated.
 fn read(
     view: &View,
     subscriptions: &Subscriptions,
@@ -257,7 +267,7 @@ fn read(
     let stored: Option<EventRow> = get(&view.events, (shard, seq))?;
     let event = stored.or_else(|| row.event.clone()).unwrap_or_default();
     Ok(Some(DeadLetter {
-        is_repeated: events::places(view, place.event)?.len() > 1,
+        is_repeated: false,
         status: dead_letter_status(facts(view, shard, seq, uid, row, outcome)?),
         place,
         sequence_number: event.sequence_number,
