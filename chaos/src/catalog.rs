@@ -176,6 +176,7 @@ impl Catalog {
             revision: 0,
             reason: REASON.to_owned(),
             request_id: state.request_id(),
+            secrets_change: None,
         };
         let client = self.admin.catalog();
         let view = self

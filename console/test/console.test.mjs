@@ -482,6 +482,33 @@ test("the console works with the keyboard alone", async () => {
   await context.close();
 });
 
+test("a source is created with the keyboard alone", async () => {
+  const { page, close } = await open("/");
+  const tabTo = async (locator) => {
+    for (let n = 0; n < 60 && !(await locator.evaluate((element) => element === document.activeElement)); n++) await page.keyboard.press("Tab");
+    assert.ok(await locator.evaluate((element) => element === document.activeElement));
+  };
+  await page.keyboard.press("g");
+  await page.keyboard.press("c");
+  await page.getByRole("heading", { level: 1, name: "Sources" }).waitFor();
+  await tabTo(page.getByRole("link", { name: "New source" }));
+  await page.keyboard.press("Enter");
+  await page.getByLabel("Name", { exact: true }).waitFor();
+  await page.keyboard.type("by-keys");
+  await tabTo(page.getByRole("button", { name: "Make one" }));
+  await page.keyboard.press("Space");
+  await tabTo(page.getByLabel("Workflow: JSON pointer"));
+  await page.keyboard.type("/id");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").getByLabel("Reason").waitFor();
+  await page.keyboard.type("by keys");
+  await page.keyboard.press("Enter");
+  await page.getByTestId("new-secret").waitFor();
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { level: 1, name: "by-keys" }).waitFor();
+  await close();
+});
+
 test("a refused request says why, and is retried", async () => {
   const { page, close } = await open("/rejected?code=signature_invalid");
   await page.getByRole("row").getByText("the signature does not match").first().click();

@@ -44,7 +44,7 @@ export async function startReceiver() {
   };
 }
 
-const config = (receiver, data) => `
+const base = (data) => `
 data = "${data}"
 [gateway]
 listen = "127.0.0.1:0"
@@ -53,7 +53,9 @@ rate_limit = { per_ip = "off", per_source = "off", per_key = "off" }
 listen = "127.0.0.1:0"
 [ops]
 listen = "127.0.0.1:0"
+`;
 
+const catalog = (receiver, data) => `
 [[source]]
 name = "shop"
 verify = { scheme = "standard", secrets = ["${SECRET}"] }
@@ -75,12 +77,12 @@ retry = { max_retries = 0, base = "100ms" }
 on_exhausted = "block"
 `;
 
-/** Starts a mesh; `stop` ends it and removes its folder. */
+/** Starts a mesh; `stop` ends it and removes its folder. Without a receiver it has neither sources nor subscriptions. */
 export async function startMesh(receiver) {
   const data = await mkdtemp(join(tmpdir(), "weft-console-test-"));
   await writeFile(join(data, "order.json"), JSON.stringify({ type: "object", required: ["total"], properties: { total: { type: "number" } } }));
   const file = join(data, "weft.toml");
-  await writeFile(file, config(receiver.url, data));
+  await writeFile(file, base(data) + (receiver ? catalog(receiver.url, data) : ""));
   const child = spawn(WEFT, ["up", "--config", file], { stdio: ["ignore", "pipe", "pipe"] });
   let log = "";
   child.stderr.on("data", (part) => {

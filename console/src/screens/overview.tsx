@@ -33,11 +33,13 @@ export function Overview() {
   const behind = shards.data?.shards.reduce((sum, shard) => sum + shard.eventsLast - (shard.eventsCommitted?.sequence ?? 0n), 0n);
   const open = letters.data?.counts.reduce((sum, each) => sum + each.count, 0n);
   const all = subscriptions.data?.all ?? [];
+  const errors = [shards.error, subscriptions.error, letters.error].filter((error) => error !== null);
   const isFirstRun = useRef(false);
   if (accepted === 0n) isFirstRun.current = true;
+  // What to do next stands above the rest, so the rest waits until it is known whether it is needed.
+  const known = isLimited || errors.length > 0 || (accepted !== undefined && (!isFirstRun.current || (sources.data && subscriptions.data)));
   const sum = (key: "waiting" | "blocked") => lanes.total(key);
   const unhealthy = all.filter((view) => view.subscription?.paused || view.receivers.length > 0 || (lanes.of(view.subscription?.name ?? "").blocked ?? 0) > 0);
-  const errors = [shards.error, subscriptions.error, letters.error].filter((error) => error !== null);
   return (
     <>
       <Head title="Overview">{!isLimited && picker}</Head>
@@ -59,91 +61,97 @@ export function Overview() {
         </div>
       )}
       {isFirstRun.current && sources.data && subscriptions.data && <FirstSteps sources={sources.data} subscriptions={all} />}
-      {!isLimited && <Traffic stats={traffic.stats} error={traffic.error} />}
-      <div className="grid">
-        {!isLimited && <Panel title="Subscriptions" className="six" tools={unhealthy.length > 0 ? <Badge tone="bad">{plural(unhealthy.length, "needs", "need")} attention</Badge> : all.length > 0 && <Badge tone="good">none needs attention</Badge>}>
-          {!subscriptions.data ? (
-            <Loading of="subscriptions" />
-          ) : all.length === 0 ? (
-            <Empty title="No subscription yet">
-              <Link href="/subscriptions">Subscriptions</Link>
-            </Empty>
-          ) : (
-            <div className="scroll" tabIndex={0} role="group" aria-label="Subscriptions">
-              <table>
-                <thead>
-                  <tr>
-                    <th>Name</th>
-                    <th>Health</th>
-                    <th className="num">Backlog</th>
-                    <th className="num">Retrying</th>
-                    <th className="num">Blocked</th>
-                    <th className="num">Dead</th>
-                  </tr>
-                </thead>
-                <tbody>
-                  {[...all]
-                    .sort((one, other) => Number(unhealthy.includes(other)) - Number(unhealthy.includes(one)))
-                    .slice(0, 12)
-                    .map((view) => {
-                      const name = view.subscription?.name ?? "";
-                      const own = lanes.of(name);
-                      return (
-                        <tr key={name}>
+      {!known ? (
+        <Loading of="the state of the mesh" />
+      ) : (
+        <>
+          {!isLimited && <Traffic stats={traffic.stats} error={traffic.error} />}
+          <div className="grid">
+            {!isLimited && <Panel title="Subscriptions" className="six" tools={unhealthy.length > 0 ? <Badge tone="bad">{plural(unhealthy.length, "needs", "need")} attention</Badge> : all.length > 0 && <Badge tone="good">none needs attention</Badge>}>
+              {!subscriptions.data ? (
+                <Loading of="subscriptions" />
+              ) : all.length === 0 ? (
+                <Empty title="No subscription yet">
+                  <Link href="/subscriptions">Subscriptions</Link>
+                </Empty>
+              ) : (
+                <div className="scroll" tabIndex={0} role="group" aria-label="Subscriptions">
+                  <table>
+                    <thead>
+                      <tr>
+                        <th>Name</th>
+                        <th>Health</th>
+                        <th className="num">Backlog</th>
+                        <th className="num">Retrying</th>
+                        <th className="num">Blocked</th>
+                        <th className="num">Dead</th>
+                      </tr>
+                    </thead>
+                    <tbody>
+                      {[...all]
+                        .sort((one, other) => Number(unhealthy.includes(other)) - Number(unhealthy.includes(one)))
+                        .slice(0, 12)
+                        .map((view) => {
+                          const name = view.subscription?.name ?? "";
+                          const own = lanes.of(name);
+                          return (
+                            <tr key={name}>
+                              <td>
+                                <Link href={subscriptionPath(name)}>
+                                  <Text>{name}</Text>
+                                </Link>
+                              </td>
+                              <td>
+                                <Health view={view} />
+                              </td>
+                              <td className="num">
+                                <Backlog of={traffic.stats?.subscriptions.find((each) => each.subscription === name)} />
+                              </td>
+                              <td className="num">{own.waiting === undefined ? "…" : count(own.waiting)}</td>
+                              <td className="num">{own.blocked === undefined ? "…" : count(own.blocked)}</td>
+                              <td className="num">{own.deadLetters === undefined ? "…" : count(own.deadLetters)}</td>
+                            </tr>
+                          );
+                        })}
+                    </tbody>
+                  </table>
+                </div>
+              )}
+            </Panel>}
+            {!isLimited && <Panel title="Shards" className="six" tools={<Link href="/cluster">Cluster</Link>}>
+              {!shards.data ? (
+                <Loading of="shards" />
+              ) : (
+                <div className="scroll" tabIndex={0} role="group" aria-label="Shards">
+                  <table>
+                    <thead>
+                      <tr>
+                        <th className="num">Shard</th>
+                        <th>State</th>
+                        <th>Owner</th>
+                        <th className="num">Events</th>
+                      </tr>
+                    </thead>
+                    <tbody>
+                      {shards.data.shards.map((shard) => (
+                        <tr key={shard.shard}>
+                          <td className="num">{shard.shard}</td>
                           <td>
-                            <Link href={subscriptionPath(name)}>
-                              <Text>{name}</Text>
-                            </Link>
+                            <Status of={shard.state} />
                           </td>
-                          <td>
-                            <Health view={view} />
-                          </td>
-                          <td className="num">
-                            <Backlog of={traffic.stats?.subscriptions.find((each) => each.subscription === name)} />
-                          </td>
-                          <td className="num">{own.waiting === undefined ? "…" : count(own.waiting)}</td>
-                          <td className="num">{own.blocked === undefined ? "…" : count(own.blocked)}</td>
-                          <td className="num">{own.deadLetters === undefined ? "…" : count(own.deadLetters)}</td>
+                          <td>{shard.worker ? <code title={shard.worker}>{shard.worker.slice(0, 13)}…</code> : <Badge tone="warn">none</Badge>}</td>
+                          <td className="num">{count(shard.eventsLast)}</td>
                         </tr>
-                      );
-                    })}
-                </tbody>
-              </table>
-            </div>
-          )}
-        </Panel>}
-        {!isLimited && <Panel title="Shards" className="six" tools={<Link href="/cluster">Cluster</Link>}>
-          {!shards.data ? (
-            <Loading of="shards" />
-          ) : (
-            <div className="scroll" tabIndex={0} role="group" aria-label="Shards">
-              <table>
-                <thead>
-                  <tr>
-                    <th className="num">Shard</th>
-                    <th>State</th>
-                    <th>Owner</th>
-                    <th className="num">Events</th>
-                  </tr>
-                </thead>
-                <tbody>
-                  {shards.data.shards.map((shard) => (
-                    <tr key={shard.shard}>
-                      <td className="num">{shard.shard}</td>
-                      <td>
-                        <Status of={shard.state} />
-                      </td>
-                      <td>{shard.worker ? <code title={shard.worker}>{shard.worker.slice(0, 13)}…</code> : <Badge tone="warn">none</Badge>}</td>
-                      <td className="num">{count(shard.eventsLast)}</td>
-                    </tr>
-                  ))}
-                </tbody>
-              </table>
-            </div>
-          )}
-        </Panel>}
-      </div>
-      {!isLimited && <Breakdown stats={traffic.stats} />}
+                      ))}
+                    </tbody>
+                  </table>
+                </div>
+              )}
+            </Panel>}
+          </div>
+          {!isLimited && <Breakdown stats={traffic.stats} />}
+        </>
+      )}
     </>
   );
 }

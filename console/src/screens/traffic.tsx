@@ -89,10 +89,10 @@ export function Traffic({ stats, error }: { stats?: Stats; error?: unknown }) {
       {error !== undefined && <Failed error={error} />}
       <div className="grid">
         <Panel title="Events a second" className="six">
-          <div className="body chart-body">{!stats ? <Waiting error={error} /> : <Chart label="Events a second" times={times} lines={rates} format={(value) => (value >= 1000 ? shortCount(value) : count(Math.round(value * 100) / 100))} />}</div>
+          <div className="body chart-body">{!stats ? <Waiting error={error} /> : <Chart label="Events a second" least={1} times={times} lines={rates} format={(value) => (value >= 1000 ? shortCount(value) : count(Math.round(value * 100) / 100))} />}</div>
         </Panel>
         <Panel title="From receipt to delivery" className="six">
-          <div className="body chart-body">{!stats ? <Waiting error={error} /> : <Chart label="Latency" times={times} lines={latencies} format={seconds} />}</div>
+          <div className="body chart-body">{!stats ? <Waiting error={error} /> : <Chart label="Latency" least={0.01} times={times} lines={latencies} format={seconds} />}</div>
         </Panel>
       </div>
     </>

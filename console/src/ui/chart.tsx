@@ -17,6 +17,8 @@ interface Props {
   times: number[];
   lines: Line[];
   format: (value: number) => string;
+  /** The scale reaches at least so far, so that no line of zeros fills it. */
+  least: number;
   height?: number;
 }
 
@@ -29,7 +31,7 @@ function isolated(plot: uPlot, series: number, show: boolean | undefined): numbe
 
 const color = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-export function Chart({ label, times, lines, format, height = 180 }: Props) {
+export function Chart({ label, times, lines, format, least, height = 180 }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot>(null);
   const shape = lines.map((line) => `${line.label}:${line.color}`).join();
@@ -51,7 +53,7 @@ export function Chart({ label, times, lines, format, height = 180 }: Props) {
           height,
           legend: { show: false },
           cursor: { y: false, points: { size: 6 } },
-          scales: { y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1e-9)] } },
+          scales: { y: { range: (_, __, max) => [0, Math.max(max * 1.1, least)] } },
           axes: [{ ...axis, size: 38 }, { ...axis, size: 54, values: (_, splits) => splits.map((split) => formatted.current(split)) }],
           series: [{}, ...lines.map((line) => ({ label: line.label, stroke: color(line.color), width: 1.75, points: { size: 5, filter: isolated } }))],
         },
@@ -69,7 +71,7 @@ export function Chart({ label, times, lines, format, height = 180 }: Props) {
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [shape, height]);
+  }, [shape, height, least]);
   // biome-ignore lint: new data is drawn
   useEffect(() => {
     plot.current?.setData(data.current);

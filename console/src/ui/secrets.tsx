@@ -59,7 +59,7 @@ export function ShownOnce({ secret, onClose, children }: { secret: string; onClo
       {children}
       <div className="buttons">
         <Copy text={secret} name="the secret" />
-        <button type="button" className="primary" autoFocus onClick={onClose}>
+        <button type="button" className="primary" data-first onClick={onClose}>
           Done
         </button>
       </div>
