@@ -4,6 +4,7 @@ import { create } from "@bufbuild/protobuf";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useRef, useState } from "react";
 import { api } from "../api";
+import { useDraft } from "../draft";
 import { dateOf, durationText, plural } from "../format";
 import { BodyKind, OnIdReuse, ReplayGuard, type Source as Entry, SourceSchema } from "../gen/weft/v1/catalog_pb";
 import type { SourceView } from "../gen/weft/v1/catalog_service_pb";
@@ -11,7 +12,7 @@ import { eventPath, Link, navigate, sourcePath, to, useLocation } from "../route
 import { useSession } from "../session";
 import { apply, deliveryIdText, draftOf, kindOf, ruleText, schemeOf, secretCount, settings } from "../source";
 import { Action } from "../ui/action";
-import { Badge, Copy, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
+import { Badge, Conflict, Copy, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
 import { SampleButton } from "../ui/sample";
 import { SecretField, Secrets, ShownOnce } from "../ui/secrets";
 import { SourceFields } from "../ui/source-fields";
@@ -90,7 +91,7 @@ function Existing({ name }: { name: string }) {
         </div>
         <div className="six stack wide-gap">
           <Definition source={source} />
-          {may("admin") && <Editor key={String(view.revision)} view={view} />}
+          {may("admin") && <Editor view={view} />}
         </div>
       </div>
       {deleting && (
@@ -241,10 +242,9 @@ function Definition({ source }: { source: Entry }) {
 function Editor({ view }: { view: SourceView }) {
   const queries = useQueryClient();
   const source = view.source as Entry;
-  const [draft, setDraft] = useState(() => draftOf(source));
+  const { draft, set, changed, conflict, keep, take } = useDraft(draftOf(source));
   const [secret, setSecret] = useState("");
   const [saving, setSaving] = useState(false);
-  const changed = JSON.stringify(draft) !== JSON.stringify(draftOf(source));
   const kind = kindOf(draft.scheme);
   // The secret of one scheme is none of another's.
   const other = draft.scheme !== schemeOf(source) && kind.secret !== undefined;
@@ -257,12 +257,13 @@ function Editor({ view }: { view: SourceView }) {
           setSaving(true);
         }}
       >
-        <SourceFields draft={draft} set={(changes) => setDraft((now) => ({ ...now, ...changes }))} secret={other && <SecretField value={secret} onChange={setSecret} canMake={kind.secret === "either"} hint={kind.hint} />} />
+        {conflict && <Conflict keep={keep} take={take} />}
+        <SourceFields draft={draft} set={set} secret={other && <SecretField value={secret} onChange={setSecret} canMake={kind.secret === "either"} hint={kind.hint} />} />
         <div className="actions">
-          <button type="submit" className="primary" disabled={!changed}>
+          <button type="submit" className="primary" disabled={!changed || conflict}>
             Save…
           </button>
-          <button type="button" disabled={!changed} onClick={() => setDraft(draftOf(source))}>
+          <button type="button" disabled={!changed} onClick={take}>
             Undo
           </button>
         </div>

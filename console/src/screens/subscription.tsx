@@ -4,6 +4,7 @@ import { clone, create } from "@bufbuild/protobuf";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { api } from "../api";
+import { useDraft } from "../draft";
 import { count, dateOf, durationText, textOf } from "../format";
 import { HttpFormat, OnExhausted, type Subscription as Entry, SubscriptionSchema } from "../gen/weft/v1/catalog_pb";
 import type { SubscriptionView, TestSubscriptionResponse } from "../gen/weft/v1/catalog_service_pb";
@@ -12,7 +13,7 @@ import { Link, navigate, subscriptionPath, to, useLocation } from "../router";
 import { useSession } from "../session";
 import { destinationText, FORMATS, kindOf, retryText } from "../subscription";
 import { Action } from "../ui/action";
-import { Age, Badge, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
+import { Age, Badge, Conflict, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
 import { Payload } from "../ui/payload";
 import { SecretField, Secrets } from "../ui/secrets";
 import { Health, PauseButton } from "./subscriptions";
@@ -110,7 +111,7 @@ function Existing({ name }: { name: string }) {
             />
           )}
         </div>
-        {may("admin") && <Editor key={String(view.revision)} view={view} />}
+        {may("admin") && <Editor view={view} />}
       </div>
       {deleting && (
         <Action
@@ -248,11 +249,9 @@ function Fields({ draft, set, http, create: creating }: { draft: Draft; set: (ch
 function Editor({ view }: { view: SubscriptionView }) {
   const queries = useQueryClient();
   const subscription = view.subscription as Entry;
-  const [draft, setDraft] = useState(() => draftOf(subscription));
+  const { draft, set, changed, conflict, keep, take } = useDraft(draftOf(subscription));
   const [saving, setSaving] = useState(false);
-  const set = (changes: Partial<Draft>) => setDraft((now) => ({ ...now, ...changes }));
   const next = apply(subscription, draft);
-  const changed = JSON.stringify(draft) !== JSON.stringify(draftOf(subscription));
   return (
     <Panel title="Edit" className="six" tools={changed && <Badge tone="warn">not saved</Badge>}>
       <form
@@ -262,13 +261,14 @@ function Editor({ view }: { view: SubscriptionView }) {
           setSaving(true);
         }}
       >
+        {conflict && <Conflict keep={keep} take={take} />}
         <Fields draft={draft} set={set} http={kindOf(subscription.destination) === "http"} />
         <Test draft={next} />
         <div className="actions">
-          <button type="submit" className="primary" disabled={!changed}>
+          <button type="submit" className="primary" disabled={!changed || conflict}>
             Save…
           </button>
-          <button type="button" disabled={!changed} onClick={() => setDraft(draftOf(subscription))}>
+          <button type="button" disabled={!changed} onClick={take}>
             Undo
           </button>
         </div>

@@ -290,6 +290,21 @@ export function Field({ label, hint, wide, children }: { label: ReactNode; hint?
   );
 }
 
+/** Says that someone else has changed what is being edited. */
+export function Conflict({ keep, take }: { keep: () => void; take: () => void }) {
+  return (
+    <div className="note-box warn" role="alert">
+      <div>It has been changed in the meantime.</div>
+      <button type="button" className="small" onClick={take}>
+        Show the new one
+      </button>
+      <button type="button" className="small" onClick={keep}>
+        Keep what I entered
+      </button>
+    </div>
+  );
+}
+
 export function Select({ value, onChange, label, options }: { value: string; onChange: (value: string) => void; label: string; options: (readonly [string, string])[] }) {
   return (
     <select aria-label={label} value={value} onChange={(event) => onChange(event.target.value)}>
