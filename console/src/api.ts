@@ -101,8 +101,10 @@ async function detail(response: Response): Promise<string> {
 /** An error in one line, for a person. */
 export function message(error: unknown): string {
   if (error instanceof ConnectError) {
-    return error.code === Code.Unknown || error.code === Code.Unavailable
-      ? `the admin cannot be reached, or is starting: ${error.rawMessage}`
+    // An answer of the admin names its reason; what has none is of the browser, or of a proxy.
+    const isAnswer = error.metadata.has("grpc-status") || error.details.length > 0;
+    return !isAnswer && (error.code === Code.Unknown || error.code === Code.Unavailable)
+      ? `the admin cannot be reached: ${error.rawMessage}`
       : error.rawMessage || error.message;
   }
   return error instanceof Error ? error.message : String(error);

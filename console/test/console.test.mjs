@@ -354,6 +354,8 @@ test("a source is created with a secret that is shown once, and its first reques
   assert.equal(await send(secret), 202);
   await page.getByRole("button", { name: "Remove the secret: Oldest" }).click();
   await confirm(page, "Remove");
+  await page.getByText("2 secrets count").waitFor({ state: "detached" });
+  await page.getByRole("dialog").waitFor({ state: "detached" });
   await until(async () => (await send(secret)) === 401);
   assert.equal(await send(newer), 202);
 

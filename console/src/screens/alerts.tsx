@@ -101,8 +101,8 @@ export function Alerts() {
       <Head title="Alerts" sub="What needs an operator at this moment." />
       {error && <Failed error={error} />}
       <section className="panel" aria-label="Alerts">
-        {!loaded && !error ? (
-          <Loading of="the state of the mesh" />
+        {!loaded ? (
+          <Loading of="the state of the mesh" failed={error !== null} />
         ) : alerts.length === 0 ? (
           <Empty title="Nothing needs attention">
             <p>Stopped shards, receivers that fail, blocked lanes, pauses and dead letters appear here.</p>

@@ -48,8 +48,8 @@ export function Keys() {
       </Head>
       {found.error && <Failed error={found.error} retry={found.refetch} />}
       <section className="panel" aria-label="Keys">
-        {!found.data && !found.error ? (
-          <Loading of="keys" />
+        {!found.data ? (
+          <Loading of="keys" failed={found.error !== null} />
         ) : (found.data ?? []).length === 0 ? (
           <Empty title="No key yet">
             <p>The admin token of the configuration works without one. Give each person and each program a key of their own.</p>

@@ -88,8 +88,8 @@ export function Audit() {
           <Empty title="Your key is limited to some sources or workflows">
             <p>The audit log needs a key without limits.</p>
           </Empty>
-        ) : !found.data && !found.error ? (
-          <Loading of="the audit log" />
+        ) : !found.data ? (
+          <Loading of="the audit log" failed={found.error !== null} />
         ) : entries.length === 0 && !found.hasNextPage ? (
           <Empty title={Object.values(filters).some(Boolean) ? "No entry matches" : "Nothing has been changed yet"} />
         ) : (

@@ -34,8 +34,8 @@ export function Cluster() {
           <Empty title="Your key is limited to some sources or workflows">
             <p>Shards concern all of them.</p>
           </Empty>
-        ) : !found.data && !found.error ? (
-          <Loading of="shards" />
+        ) : !found.data ? (
+          <Loading of="shards" failed={found.error !== null} />
         ) : (
           <div className="scroll" tabIndex={0} role="group" aria-label="Shards">
             <table>

@@ -195,8 +195,8 @@ export function DeadLetters() {
             </>
           )}
         </div>
-        {(!listed.data || !stats.data || !errors.data) && !listed.error && !stats.error && !errors.error ? (
-          <Loading of="dead letters" />
+        {!listed.data || ((!stats.data || !errors.data) && !stats.error && !errors.error) ? (
+          <Loading of="dead letters" failed={listed.error !== null} />
         ) : rows.length === 0 ? (
           <Empty title={key.slice(0, 7).some(Boolean) || errorText ? "No dead letter matches" : status === "open" ? "No open dead letters" : "None"}>
             <p>An event appears here when a subscription has used up its attempts, or its receiver refused it for good.</p>

@@ -65,11 +65,11 @@ export function Overview() {
         <Loading of="the state of the mesh" />
       ) : (
         <>
-          {!isLimited && <Traffic stats={traffic.stats} error={traffic.error} />}
+          {!isLimited && <Traffic stats={traffic.stats} error={traffic.error} isSaid={errors.length > 0} />}
           <div className="grid">
             {!isLimited && <Panel title="Subscriptions" className="six" tools={unhealthy.length > 0 ? <Badge tone="bad">{plural(unhealthy.length, "needs", "need")} attention</Badge> : all.length > 0 && <Badge tone="good">none needs attention</Badge>}>
               {!subscriptions.data ? (
-                <Loading of="subscriptions" />
+                <Loading of="subscriptions" failed={subscriptions.error !== null} />
               ) : all.length === 0 ? (
                 <Empty title="No subscription yet">
                   <Link href="/subscriptions">Subscriptions</Link>
@@ -120,7 +120,7 @@ export function Overview() {
             </Panel>}
             {!isLimited && <Panel title="Shards" className="six" tools={<Link href="/cluster">Cluster</Link>}>
               {!shards.data ? (
-                <Loading of="shards" />
+                <Loading of="shards" failed={shards.error !== null} />
               ) : (
                 <div className="scroll" tabIndex={0} role="group" aria-label="Shards">
                   <table>
@@ -149,7 +149,7 @@ export function Overview() {
               )}
             </Panel>}
           </div>
-          {!isLimited && <Breakdown stats={traffic.stats} />}
+          {!isLimited && <Breakdown stats={traffic.stats} error={traffic.error} />}
         </>
       )}
     </>

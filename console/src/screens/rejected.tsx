@@ -90,8 +90,8 @@ export function Rejected() {
             </button>
           </div>
         )}
-        {!found.data && !found.error ? (
-          <Loading of="rejected requests" />
+        {!found.data ? (
+          <Loading of="rejected requests" failed={found.error !== null} />
         ) : rows.length === 0 ? (
           <Empty title={Object.values(filters).some(Boolean) ? "No refused request matches" : "No request was refused"}>
             <p>A request with a wrong signature, without a workflow, or that breaks a schema appears here.</p>

@@ -40,8 +40,8 @@ export function Replays() {
           <Empty title="Your key is limited to some sources or workflows">
             <p>The list of all replays needs a key without limits.</p>
           </Empty>
-        ) : !found.data && !found.error ? (
-          <Loading of="replays" />
+        ) : !found.data ? (
+          <Loading of="replays" failed={found.error !== null} />
         ) : jobs.length === 0 ? (
           <Empty title="No replay yet" />
         ) : (

@@ -45,8 +45,8 @@ export function Schemas() {
         </Link>
       </div>
       {found.error && <Failed error={found.error} retry={found.refetch} />}
-      {!found.data && !found.error ? (
-        <Loading of="schemas" />
+      {!found.data ? (
+        <Loading of="schemas" failed={found.error !== null} />
       ) : shown.length === 0 ? (
         <section className="panel">
           <Empty title="No schema">

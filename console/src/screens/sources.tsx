@@ -48,8 +48,8 @@ export function Sources() {
       </div>
       {found.error && <Failed error={found.error} retry={found.refetch} />}
       <section className="panel" aria-label="Sources">
-        {!found.data && !found.error ? (
-          <Loading of="sources" />
+        {!found.data ? (
+          <Loading of="sources" failed={found.error !== null} />
         ) : shown.length === 0 ? (
           <Empty title={filters.name ? "No source has that in its name" : "No source yet"}>
             <p>A source is a sender of webhooks: how its requests are signed, and where they name workflow and type.</p>

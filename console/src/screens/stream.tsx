@@ -211,8 +211,8 @@ function Past({ query, bar, note }: Props) {
             </button>
           )}
         </div>
-        {!found.data && !found.error ? (
-          <Loading of="events" />
+        {!found.data ? (
+          <Loading of="events" failed={found.error !== null} />
         ) : rows.length === 0 ? (
           <Empty title={found.hasNextPage ? "None so far" : "No event matches"} />
         ) : (

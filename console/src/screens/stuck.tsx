@@ -57,8 +57,8 @@ export function Stuck() {
       </div>
       {found.error && <Failed error={found.error} retry={found.refetch} />}
       <section className="panel" aria-label="Stuck lanes">
-        {!found.data && !found.error ? (
-          <Loading of="the lanes" />
+        {!found.data ? (
+          <Loading of="the lanes" failed={found.error !== null} />
         ) : lanes.length === 0 ? (
           <Empty title={filters.state || filters.subscription || filters.workflow ? "No lane matches" : "Nothing is stuck"}>
             <p>A lane appears here when its event fails and waits for a retry, is blocked, or is paused.</p>

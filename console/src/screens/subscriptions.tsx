@@ -79,8 +79,8 @@ export function Subscriptions() {
         </div>
       )}
       <section className="panel" aria-label="Subscriptions">
-        {!found.data && !found.error ? (
-          <Loading of="subscriptions" />
+        {!found.data ? (
+          <Loading of="subscriptions" failed={found.error !== null} />
         ) : shown.length === 0 ? (
           <Empty title={filters.name ? "No subscription has that in its name" : "No subscription yet"}>
             <p>A subscription sends the events that match it to a receiver: an HTTP endpoint, a gRPC service, a NATS subject, or PostgreSQL.</p>

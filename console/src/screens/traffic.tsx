@@ -63,10 +63,11 @@ const seconds = (value: number) => (value === 0 ? "0" : durationText(value * 100
 
 /** Stands where there are no numbers yet. */
 function Waiting({ error }: { error?: unknown }) {
-  return <span className="dim">{error === undefined ? "Loading…" : "No numbers: see above."}</span>;
+  return <span className="dim">{error === undefined ? "Loading…" : "Not known at the moment: see above."}</span>;
 }
 
-export function Traffic({ stats, error }: { stats?: Stats; error?: unknown }) {
+/** `isSaid`: an error stands above already. */
+export function Traffic({ stats, error, isSaid }: { stats?: Stats; error?: unknown; isSaid: boolean }) {
   const step = (stats?.stepMinutes ?? 1) * 60;
   const { times, rates, latencies } = useMemo(() => {
     const points = stats?.points ?? [];
@@ -86,7 +87,7 @@ export function Traffic({ stats, error }: { stats?: Stats; error?: unknown }) {
   }, [stats, step]);
   return (
     <>
-      {error !== undefined && <Failed error={error} />}
+      {error !== undefined && !isSaid && <Failed error={error} />}
       <div className="grid">
         <Panel title="Events a second" className="six">
           <div className="body chart-body">{!stats ? <Waiting error={error} /> : <Chart label="Events a second" least={1} times={times} lines={rates} format={(value) => (value >= 1000 ? shortCount(value) : count(Math.round(value * 100) / 100))} />}</div>
@@ -100,7 +101,7 @@ export function Traffic({ stats, error }: { stats?: Stats; error?: unknown }) {
 }
 
 /** Percentiles of each stage, and the most frequent labels. */
-export function Breakdown({ stats }: { stats?: Stats }) {
+export function Breakdown({ stats, error }: { stats?: Stats; error?: unknown }) {
   const stages: [string, Percentiles | undefined][] = [
     ["accept", stats?.latencies?.accept],
     ["wait", stats?.latencies?.wait],
@@ -136,17 +137,17 @@ export function Breakdown({ stats }: { stats?: Stats }) {
           </table>
         </div>
       </Panel>
-      <Groups title="Types" name="type" groups={stats?.types} />
-      <Groups title="Sources" name="source" groups={stats?.sources} />
+      <Groups title="Types" name="type" groups={stats?.types} error={error} />
+      <Groups title="Sources" name="source" groups={stats?.sources} error={error} />
     </div>
   );
 }
 
-function Groups({ title, name, groups }: { title: string; name: "type" | "source"; groups?: StatsGroup[] }) {
+function Groups({ title, name, groups, error }: { title: string; name: "type" | "source"; groups?: StatsGroup[]; error?: unknown }) {
   return (
     <Panel title={title} className="four">
       {!groups || groups.length === 0 ? (
-        <div className="body dim">{groups ? "No event in this period." : "Loading…"}</div>
+        <div className="body dim">{groups ? "No event in this period." : <Waiting error={error} />}</div>
       ) : (
         <div className="scroll" tabIndex={0} role="group" aria-label={title}>
           <table>

@@ -160,7 +160,8 @@ export function Id({ value, name }: { value: string; name: string }) {
   );
 }
 
-export function Loading({ of }: { of: string }) {
+/** Stands where something will be. `failed`: it is not known what, which an error above explains. */
+export function Loading({ of, failed = false }: { of: string; failed?: boolean }) {
   const [shown, setShown] = useState(false);
   useEffect(() => {
     const timer = setTimeout(() => setShown(true), 200);
@@ -168,7 +169,7 @@ export function Loading({ of }: { of: string }) {
   }, []);
   return (
     <div className="loading" role="status">
-      {shown ? `Loading ${of}…` : "\u00a0"}
+      {failed ? "Not known at the moment: see above." : shown ? `Loading ${of}…` : "\u00a0"}
     </div>
   );
 }
