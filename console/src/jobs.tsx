@@ -5,11 +5,12 @@
 import { fromJson, type JsonValue, toJson, create } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { useQueryClient } from "@tanstack/react-query";
-import { useEffect, useMemo, useSyncExternalStore } from "react";
+import { useEffect, useMemo, useState, useSyncExternalStore } from "react";
 import { api, message } from "./api";
 import { count, plural } from "./format";
 import { type RedriveDeadLettersResponse, RedriveDeadLettersRequestSchema } from "./gen/weft/v1/dead_letter_service_pb";
 import { useSession } from "./session";
+import { Action } from "./ui/action";
 import { Badge, Text } from "./ui/basics";
 
 interface Job {
@@ -23,6 +24,8 @@ interface Job {
   delivered: number;
   failed: number;
   notApplicable: number;
+  /** Left open, because it was cancelled. */
+  cancelled?: number;
   waiting?: string;
   state: "running" | "done" | "failed";
   error?: string;
@@ -64,6 +67,7 @@ function progress(response: RedriveDeadLettersResponse): Partial<Job> {
     delivered: response.delivered,
     failed: response.failed,
     notApplicable: response.notApplicable,
+    cancelled: response.cancelled,
     waiting: waiting.map((each) => `${each.subscription} is ${each.receiver?.state ?? "away"}`).join(", ") || undefined,
   };
 }
@@ -121,7 +125,8 @@ const subscribe = (listener: () => void) => {
 
 export function Jobs() {
   const queries = useQueryClient();
-  const { operator } = useSession();
+  const { operator, may } = useSession();
+  const [cancelling, setCancelling] = useState<Job>();
   const all = useSyncExternalStore(subscribe, () => jobs);
   const shown = useMemo(() => all.filter((job) => job.operator === operator.operator), [all, operator]);
   useEffect(() => unfollow, []);
@@ -138,14 +143,19 @@ export function Jobs() {
   return (
     <div className="jobs" role="region" aria-label="Redrives">
       {shown.slice(-3).map((job) => {
-        const ended = job.delivered + job.failed + job.notApplicable;
+        const ended = job.delivered + job.failed + job.notApplicable + (job.cancelled ?? 0);
         return (
           <div className="job panel" key={job.id} data-job={job.id} data-state={job.state}>
             <header>
               <strong>
-                {job.state === "running" ? "Redriving" : job.state === "done" ? "Redriven" : "Redrive failed"}{" "}
+                {job.state === "running" ? "Redriving" : job.state === "failed" ? "Redrive failed" : job.cancelled ? "Redrive cancelled" : "Redriven"}{" "}
                 {job.selected > 0 && plural(job.selected, "dead letter")}
               </strong>
+              {job.state === "running" && may("operate") && (
+                <button type="button" className="small danger" onClick={() => setCancelling(job)}>
+                  Cancel…
+                </button>
+              )}
               <button type="button" className="plain small" onClick={() => drop(job.id)} aria-label={job.state === "running" ? "Stop following this redrive; it continues" : "Close"}>
                 {job.state === "running" ? "Hide" : "Close"}
               </button>
@@ -155,6 +165,7 @@ export function Jobs() {
               <Badge tone="good">{count(job.delivered)} delivered</Badge>
               {job.failed > 0 && <Badge tone="bad">{count(job.failed)} failed again</Badge>}
               {job.notApplicable > 0 && <Badge>{count(job.notApplicable)} no longer open</Badge>}
+              {(job.cancelled ?? 0) > 0 && <Badge tone="warn">{count(job.cancelled ?? 0)} left open</Badge>}
               {job.waiting && <Badge tone="warn">waits: {job.waiting}</Badge>}
             </div>
             {job.error && (
@@ -165,6 +176,17 @@ export function Jobs() {
           </div>
         );
       })}
+      {cancelling && (
+        <Action
+          title="Cancel the redrive"
+          verb="Cancel it"
+          danger
+          act={(reason, requestId) => api.deadLetters.cancelDeadLetterOperation({ id: cancelling.id, reason, requestId })}
+          onClose={() => setCancelling(undefined)}
+        >
+          <p>What is delivered stays so. What is being attempted ends with that attempt. All others stay open, and another redrive takes them.</p>
+        </Action>
+      )}
     </div>
   );
 }

@@ -82,6 +82,13 @@ async function makeKey(name, scopes) {
   return key;
 }
 
+/** Fills the reason of the dialog that is open, and presses its button. */
+async function confirm(page, verb, reason = "a test") {
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("Reason").fill(reason);
+  await dialog.getByRole("button", { name: verb, exact: true }).click();
+}
+
 /** No serious fault of accessibility is in what the page shows now. */
 async function isAccessible(page, what) {
   await page.evaluate(AXE);
@@ -275,6 +282,37 @@ test("a sign-out that fails says so, and the session stays", async () => {
   await close();
 });
 
+test("a redrive that waits for its receiver is cancelled, and leaves the dead letters open", async () => {
+  receiver.fail();
+  for (let n = 1; n <= 3; n++) await mesh.send("order.held", { orderId: `held-${n}`, fail: 400, total: 500 });
+  const { page, close } = await open("/subscriptions/billing");
+  await page.goto(`${mesh.admin}/dead-letters?type=order.held`);
+  await page.getByTestId("total").getByText("3 dead letters").waitFor();
+  await page.goto(`${mesh.admin}/subscriptions/billing`);
+  await page.getByRole("button", { name: "Pause" }).click();
+  await confirm(page, "Pause");
+  await page.getByText("Paused: a test").waitFor();
+  await page.goto(`${mesh.admin}/dead-letters?type=order.held`);
+  await page.getByRole("button", { name: "Redrive all that match" }).click();
+  await page.getByTestId("count").getByText("3 dead letters").waitFor();
+  await confirm(page, "Redrive");
+  const jobs = page.getByRole("region", { name: "Redrives" });
+  await jobs.getByText("Redriving 3 dead letters").waitFor();
+  await jobs.getByRole("button", { name: "Cancel…" }).click();
+  await confirm(page, "Cancel it");
+  await jobs.getByText("Redrive cancelled").waitFor();
+  await jobs.getByText("3 left open").waitFor();
+  receiver.mend();
+  await page.goto(`${mesh.admin}/subscriptions/billing`);
+  await page.getByRole("button", { name: "Resume" }).click();
+  await confirm(page, "Resume");
+  await page.getByRole("button", { name: "Pause" }).waitFor();
+  await page.goto(`${mesh.admin}/dead-letters?type=order.held`);
+  await page.getByTestId("total").getByText("3 dead letters").waitFor();
+  assert.ok(!receiver.deliveries.some(({ event }) => event.workflowId.startsWith("held-")), "none was delivered");
+  await close();
+});
+
 test("a replay is planned, started and ends", async () => {
   const { page, close } = await open("/replays?workflow=order-1&type=order.paid&subscription=billing");
   await page.getByTestId("planned").getByText("5 deliveries").waitFor();
@@ -307,13 +345,6 @@ test("a filter is tested as it is typed, saved, and counts", async () => {
   });
   await close();
 });
-
-/** Fills the reason of the dialog that is open, and presses its button. */
-async function confirm(page, verb, reason = "a test") {
-  const dialog = page.getByRole("dialog");
-  await dialog.getByLabel("Reason").fill(reason);
-  await dialog.getByRole("button", { name: verb, exact: true }).click();
-}
 
 test("a source is created with a secret that is shown once, and its first request is seen to arrive", async () => {
   const { page, close } = await open("/sources");

@@ -34,6 +34,7 @@ try {
     ["subscription", "/subscriptions/billing"],
     ["sources", "/sources"],
     ["source", "/sources/shop"],
+    ["new-source", "/sources/new?create=1"],
     ["keys", "/keys"],
     ["schemas", "/schemas"],
     ["rejected", "/rejected"],

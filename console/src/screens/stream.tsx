@@ -148,7 +148,7 @@ function Live({ query, bar, note }: Props) {
           </span>
         </div>
         {tail.rows.length === 0 ? (
-          <Empty title={tail.state === "connecting" ? "Connecting…" : "No event yet"}>{tail.state === "live" && <p>New events appear here at once.</p>}</Empty>
+          <Empty title={tail.state === "connecting" ? "Connecting…" : tail.state === "failed" ? "Not known at the moment" : "No event yet"}>{tail.state === "live" && <p>New events appear here at once.</p>}</Empty>
         ) : (
           <List label="Events" rows={tail.rows} columns={COLUMNS} id={id} href={href} follow={follow && !paused} onFollow={setFollow} dropped={tail.dropped} minWidth={910} />
         )}
