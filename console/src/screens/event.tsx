@@ -206,7 +206,7 @@ function Delivery({ event, delivery }: { event: Event; delivery: DeliveryStatus 
                         {attempt.batchEvents > 1 && <Badge>batch of {attempt.batchEvents}</Badge>}
                       </span>
                     </td>
-                    <td className="wrap answer">
+                    <td className="wrap">
                       {attempt.error && (
                         <div>
                           <Text>{attempt.error}</Text>
