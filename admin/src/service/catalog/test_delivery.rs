@@ -254,7 +254,7 @@ mod tests {
     /// Guards: the answer to a test says what is special about it, such as a commit without the fence.
     #[test]
     fn an_answer_without_a_status_holds_the_response() {
-        let attempt = |status: u32, response: &[u8]| v1::Attempt {
+        let attempt = |status: u32, response: &[u8]| internal::Attempt {
             class: v1::AttemptClass::Delivered.into(),
             status,
             response: response.to_vec(),
