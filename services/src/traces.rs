@@ -170,6 +170,7 @@ mod tests {
     /// A collector's URL may hold a password or a token: neither the log nor the problem shows them.
     #[tokio::test]
     async fn a_collectors_password_is_not_shown() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let url = "http://jane:hunter2@127.0.0.1:1/v1/traces?token=hunter3#hunter4";
         assert_eq!(shown(url), "http://127.0.0.1:1/v1/traces");
         let problem = send(&Client::new(), url, Vec::new()).await.unwrap_err();
