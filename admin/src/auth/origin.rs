@@ -24,6 +24,11 @@ pub fn is_same(headers: &HeaderMap, uri: &Uri) -> bool {
     matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
 }
 
+/// Whether the browser's page was loaded over TLS, by the origin that it names.
+pub fn is_over_tls(headers: &HeaderMap) -> bool {
+    headers.get(header::ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"))
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;

@@ -33,10 +33,14 @@ impl fmt::Debug for Token {
     }
 }
 
+/// Prefix of the cookie's name over TLS: browsers take such a cookie only from the host itself.
+const OVER_TLS: &str = "__Host-";
+
 /// The sessions of an admin, with the name of their cookie.
 #[derive(Debug, Clone)]
 pub struct Sessions {
     cookie: Arc<str>,
+    /// The port has TLS: no other cookie counts.
     secure: bool,
     open: Arc<Mutex<HashMap<Token, Session>>>,
 }
@@ -50,9 +54,7 @@ struct Session {
 impl Sessions {
     /// None yet. Cookies do not distinguish ports, so that of a port has the port in its name. `secure`: the port has TLS.
     pub fn new(port: u16, secure: bool) -> Self {
-        // Browsers take a cookie with this prefix only from the host itself, over TLS.
-        let prefix = if secure { "__Host-" } else { "" };
-        Self { cookie: format!("{prefix}weft_session_{port}").into(), secure, open: Arc::default() }
+        Self { cookie: format!("weft_session_{port}").into(), secure, open: Arc::default() }
     }
 
     /// Opens a session with a key that was authorised.
@@ -88,18 +90,27 @@ impl Sessions {
     /// The token in the cookies of a request.
     pub fn token(&self, headers: &HeaderMap) -> Option<Token> {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let (_, value) = pairs.find(|(name, _)| *name == &*self.cookie)?;
+        let pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let (mut over_tls, mut plain) = (None, None);
+        for (name, value) in pairs {
+            if name.strip_prefix(OVER_TLS) == Some(&*self.cookie) {
+                over_tls = over_tls.or(Some(value));
+            } else if name == &*self.cookie && !self.secure {
+                plain = plain.or(Some(value));
+            }
+        }
+        let value = over_tls.or(plain)?;
         let mut bytes = [0; TOKEN_BYTES];
         hex::decode_to_slice(value, &mut bytes).ok()?;
         Some(Token(bytes))
     }
 
-    /// The value of `Set-Cookie` that gives a browser its token; `None` takes it away.
-    pub fn set_cookie(&self, token: Option<Token>) -> String {
+    /// The value of `Set-Cookie` that gives a browser its token; `None` takes it away. `over_tls`: the browser's connection has TLS,
+    /// which a proxy in front may end.
+    pub fn set_cookie(&self, token: Option<Token>, over_tls: bool) -> String {
         let (value, age) = token.map_or((String::new(), 0), |token| (hex::encode(token.0), LIFETIME.as_secs()));
-        let secure = if self.secure { "; Secure" } else { "" };
-        format!("{}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}", self.cookie)
+        let (prefix, secure) = if self.secure || over_tls { (OVER_TLS, "; Secure") } else { ("", "") };
+        format!("{prefix}{}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}", self.cookie)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Token, Session>> {
@@ -131,7 +142,7 @@ mod tests {
     fn a_cookie_names_its_session_until_that_ends() {
         let (sessions, now) = (Sessions::new(9080, false), Instant::now());
         let token = sessions.open(key(1), now);
-        let cookie = sessions.set_cookie(Some(token));
+        let cookie = sessions.set_cookie(Some(token), false);
         assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains("Secure"));
         let pair = format!("other=1; {}", cookie.split(';').next().unwrap());
         let headers = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(&pair).unwrap())]);
@@ -141,13 +152,28 @@ mod tests {
         assert!(sessions.key(token, now + LIFETIME).is_none());
         sessions.close(token);
         assert!(sessions.key(token, now).is_none());
-        assert!(sessions.set_cookie(None).contains("Max-Age=0"));
+        assert!(sessions.set_cookie(None, false).contains("Max-Age=0"));
     }
 
     #[test]
     fn over_tls_the_cookie_is_of_this_host_and_never_sent_in_clear() {
-        let cookie = Sessions::new(9080, true).set_cookie(None);
-        assert!(cookie.starts_with("__Host-weft_session_9080=") && cookie.ends_with("; Secure"), "{cookie}");
+        for (sessions, over_tls) in [(Sessions::new(9080, true), false), (Sessions::new(9080, false), true)] {
+            let token = sessions.open(key(1), Instant::now());
+            let cookie = sessions.set_cookie(Some(token), over_tls);
+            assert!(cookie.starts_with("__Host-weft_session_9080=") && cookie.ends_with("; Secure"), "{cookie}");
+            let pair = cookie.split(';').next().unwrap();
+            let of = |pairs: &str| {
+                let headers = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(pairs).unwrap())]);
+                sessions.token(&headers)
+            };
+            let other = format!("weft_session_9080={}", "0".repeat(64));
+            assert_eq!(
+                of(&format!("{other}; {pair}")),
+                Some(token),
+                "one that another host may have set does not count"
+            );
+            assert_eq!(of(&other).is_some(), over_tls, "alone it counts where the port has no TLS");
+        }
     }
 
     #[test]

@@ -52,6 +52,7 @@ async fn sign_in(State(guard): State<Guard>, request: Request) -> Response {
     if !origin::is_same(request.headers(), request.uri()) {
         return refuse(StatusCode::FORBIDDEN, "sign in on the console's page");
     }
+    let over_tls = origin::is_over_tls(request.headers());
     let client = request.extensions().get::<Peer>().map(|peer| peer.0);
     let Some(key) = given(request).await else {
         return refuse(StatusCode::BAD_REQUEST, "the request is not {\"key\": \"…\"} in JSON");
@@ -60,7 +61,7 @@ async fn sign_in(State(guard): State<Guard>, request: Request) -> Response {
         Ok(grant) => {
             let token = guard.sessions().open(key, Instant::now());
             let mut response = operator(&grant);
-            put_cookie(&mut response, guard.sessions().set_cookie(Some(token)));
+            put_cookie(&mut response, guard.sessions().set_cookie(Some(token), over_tls));
             response
         }
         Err(status) => of_status(&status),
@@ -90,7 +91,7 @@ async fn sign_out(State(guard): State<Guard>, request: Request) -> Response {
         guard.sessions().close(token);
     }
     let mut response = private(StatusCode::NO_CONTENT.into_response());
-    put_cookie(&mut response, guard.sessions().set_cookie(None));
+    put_cookie(&mut response, guard.sessions().set_cookie(None, origin::is_over_tls(request.headers())));
     response
 }
 

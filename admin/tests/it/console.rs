@@ -126,3 +126,18 @@ async fn the_page_is_on_the_port_of_the_services() {
     assert!(page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("default-src 'none'"));
     assert!(page.text().await.unwrap().contains("Weft"));
 }
+
+/// Behind a proxy that ends TLS the cookie is one that browsers never send in clear, and it opens the session all the same.
+#[tokio::test]
+async fn behind_a_proxy_with_tls_the_cookie_is_secure() {
+    let mesh = Mesh::start(1).await;
+    let mut browser = Browser::new(&mesh);
+    let origin = browser.url.replace("http://", "https://");
+    let body = serde_json::json!({ "key": TOKEN }).to_string();
+    let request = browser.request(http::Method::POST, "/session").header(header::ORIGIN, origin).body(body);
+    let response = request.send().await.unwrap();
+    let cookie = response.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
+    assert!(cookie.starts_with("__Host-") && cookie.contains("; Secure"), "{cookie}");
+    browser.cookie = cookie.split(';').next().unwrap().to_owned();
+    assert!(browser.is_signed_in().await);
+}
