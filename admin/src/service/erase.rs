@@ -103,11 +103,11 @@ pub(super) async fn erase(
 
 /// Whether the call named more than its records, by the last of them: one that could not be stored is missing.
 fn has_more(stored: &[StoredCommand]) -> bool {
-    let parts = stored.iter().filter_map(|stored| match &stored.command.action {
+    let of_last = stored.iter().rev().find_map(|stored| match &stored.command.action {
         Some(Action::Erase(part)) if !part.done => Some(part.has_more),
         _ => None,
     });
-    parts.last().unwrap_or_default()
+    of_last.unwrap_or_default()
 }
 
 /// Erases what the records of a call name, and records that it is finished.
