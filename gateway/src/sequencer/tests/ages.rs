@@ -173,15 +173,17 @@ fn an_erased_event_hides_no_later_one_of_its_id_or_body() {
             looked(None)
         };
         overlay.read(&record).unwrap();
-        let candidate = |id| Candidate {
+        // Another id with the same body.
+        let of_other = Looked { accepted: None, ..looked.clone() };
+        let candidates = [(id, &looked), (EventId::unique(), &of_other)].map(|(id, looked)| Candidate {
             id,
             workflow: &workflow,
             digest: &DIGEST,
             replay_key: Some(key),
-            looked: &looked,
+            looked,
             linked: None,
-        };
-        let decisions = decide(&overlay, horizons(), [candidate(id), candidate(EventId::unique())]);
+        });
+        let decisions = decide(&overlay, horizons(), candidates);
         assert_eq!(decisions, [Decision::Known(later.clone()), Decision::Replayed(id, later)], "{is_stored}");
     }
 }
