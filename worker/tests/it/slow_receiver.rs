@@ -7,7 +7,11 @@ use tokio::net::TcpListener;
 
 use crate::support::{Log, Receiver, Running};
 
-const WORKFLOWS: usize = 50;
+/// More than the process has slots: each may be a lane that waits for the slow receiver.
+const WORKFLOWS: usize = 200;
+/// Slots that the fast subscription may use, with the slow one or without. It leaves the others to the slow one, which takes
+/// all of them.
+const FAST: u32 = 8;
 const EVENTS: usize = 5000;
 /// Time of the slow receiver for each request.
 const DELAY: Duration = Duration::from_secs(2);
@@ -17,11 +21,11 @@ const RATIO_MIN: f64 = 0.6;
 /// Pairs of runs, of which one has to reach it.
 const PAIRS: usize = 5;
 
-/// Events a second at the fast receiver. Each of the two subscriptions may use all slots of the process.
+/// Events a second at the fast receiver. The slow subscription may use all slots of the process.
 async fn rate(has_slow: bool) -> f64 {
     let mut log = Log::start().await;
     let fast = Receiver::start(|_| 200).await;
-    log.subscribe("fast", &fast, 1).await;
+    log.subscribe_with("fast", &fast, 1, |subscription| subscription.concurrency = FAST).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     if has_slow {
         log.subscribe_at("slow", listener.local_addr().unwrap(), 1, |_| ()).await;
