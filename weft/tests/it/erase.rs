@@ -1,17 +1,21 @@
 //! Erasures of a running mesh: deliveries that wait, and a kill in the middle.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use bytes::Bytes;
-use weft_proto::v1;
+use weft_catalog::Catalog;
+use weft_nats::{connect::Connection, direct, options::LogOptions, streams::LogSpec, subject::DLQ_STREAM};
+use weft_proto::{ids::StreamSeq, v1};
 use weft_services::{
-    command::admin::AdminClient,
+    apply::apply,
+    command::admin::{AdminArgs, AdminClient},
+    config::Config,
     mesh::{Up, Wiring},
     receiver::{Answer, Receiver},
 };
-use weft_testkit::eventually;
+use weft_testkit::{TestCluster, eventually, master_key};
 
-use crate::mesh::{PATIENCE, accepted, program};
+use crate::mesh::{PATIENCE, accepted, program, provide_tls, role_at, sender_to};
 
 /// In each payload.
 const MAIL: &str = "jane@example.org";
@@ -109,4 +113,105 @@ async fn an_erasure_survives_a_kill() {
     let (next, _) = accepted(&up.sender().unwrap(), &wiring, "customer-7", "evt_next", body(0)).await;
     assert_eq!(next.receipt().unwrap().sequence_number, EVENTS as u64 + 1);
     up.stop().await.unwrap();
+}
+
+/// Whether a message of a stream holds the text, as one of its replicas says.
+async fn holds(connection: &Connection, stream: &str) -> bool {
+    let messages = direct::range(connection, stream, StreamSeq(1), ">", 1000, 1 << 20).await.unwrap_or_default();
+    messages.iter().any(|message| format!("{:?}{:?}", message.headers, message.payload).contains(MAIL))
+}
+
+/// Files of messages below a folder that hold the text: those of streams, or those of the servers' Raft logs, which a server
+/// compacts from time to time.
+fn files_with_mail(folder: &Path, of_streams: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_with_mail(&path, of_streams));
+        } else if path.extension().is_some_and(|extension| extension == "blk")
+            && path.components().any(|part| part.as_os_str() == "streams") == of_streams
+            && fs::read(&path).is_ok_and(|bytes| bytes.windows(MAIL.len()).any(|part| part == MAIL.as_bytes()))
+        {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+/// On three nodes with three replicas, of which one is down while it happens: payloads are gone from the log and from DLQ on all
+/// of them, also from the files of their messages, and the numbers continue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_reaches_every_replica() {
+    provide_tls();
+    let cluster = TestCluster::start().await;
+    let (folder, wiring) = (tempfile::tempdir().unwrap(), Wiring::new());
+    let reject = |_: &weft_services::receiver::Arrival| Answer::now(422);
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), &wiring.receiver_secret, reject).await.unwrap();
+    let connection = cluster.connection("test").await;
+    let mut spec = LogSpec { body_bytes_max: 1024 * 1024, ..LogSpec::default() };
+    let layout = cluster.ensure(&connection, &mut spec).await;
+    let config = Config::parse(Path::new("weft.toml"), wiring.config(Some(&receiver.url())), [], None).unwrap();
+    apply(&Catalog::new(connection.clone(), master_key()), layout, &config.catalog, "test").await.unwrap();
+    let leader = cluster.leader(&connection, "EVENTS").await;
+    let down = cluster.others(leader).last().unwrap();
+    let log = LogOptions { replicas: 3, ..LogOptions::default() };
+    let role = |role| role_at(&log, role, role, cluster.url(leader), folder.path(), Vec::new());
+    let mut processes = [role("gateway"), role("worker"), role("admin")];
+    for process in &mut processes {
+        process.ready().await.unwrap();
+    }
+    let sender = sender_to(&processes[0]);
+    for number in 1..=5 {
+        accepted(&sender, &wiring, "customer-7", &format!("evt_{number}"), body(number)).await;
+    }
+    let copied = async || {
+        let copies = direct::range(&connection, DLQ_STREAM, StreamSeq(1), ">", 100, 1 << 20).await;
+        copies.is_ok_and(|copies| copies.len() == 5)
+    };
+    assert!(eventually(PATIENCE, copied).await, "five dead letters have their copies");
+    let args = AdminArgs { data: folder.path().join("admin/data"), ..AdminArgs::default() };
+    let admin = args.connect().await.unwrap();
+    let shown = async || {
+        let request = admin.request(v1::DeadLetterStatsRequest::default());
+        let counts = admin.dead_letters().dead_letter_stats(request).await;
+        counts.is_ok_and(|counts| counts.into_inner().counts.iter().map(|count| count.count).sum::<u64>() == 5)
+    };
+    assert!(eventually(PATIENCE, shown).await, "the admin knows them");
+    cluster.kill(down);
+    let erased = async || {
+        let answer = admin.events().erase_events(admin.request(of_workflow("customer-7"))).await;
+        answer.is_ok_and(|answer| answer.into_inner().selected == 5)
+    };
+    assert!(eventually(PATIENCE, erased).await, "also while a node is down");
+    for node in cluster.others(down) {
+        let connection = cluster.connection_to(node, "judge").await;
+        for stream in ["EVENTS", DLQ_STREAM] {
+            assert!(eventually(PATIENCE, async || !holds(&connection, stream).await).await, "{stream} of node {node}");
+        }
+        let mut left = Vec::new();
+        let gone = eventually(PATIENCE, async || {
+            left = files_with_mail(cluster.folder(node), true);
+            left.is_empty()
+        });
+        assert!(gone.await, "{left:?}");
+    }
+    cluster.restart(down).await;
+    let restarted = cluster.connection_to(down, "judge").await;
+    for stream in ["EVENTS", DLQ_STREAM] {
+        assert!(
+            eventually(PATIENCE, async || !holds(&restarted, stream).await).await,
+            "{stream} of the restarted node"
+        );
+    }
+    let mut left = Vec::new();
+    let gone = eventually(PATIENCE, async || {
+        left = files_with_mail(cluster.folder(down), true);
+        left.is_empty()
+    });
+    assert!(gone.await, "of the node that was down: {left:?}");
+    let in_raft: Vec<_> = (0..3).flat_map(|node| files_with_mail(cluster.folder(node), false)).collect();
+    eprintln!("Raft logs that are not compacted yet: {in_raft:?}");
+    let (next, _) = accepted(&sender, &wiring, "customer-7", "evt_6", body(0)).await;
+    assert_eq!(next.receipt().unwrap().sequence_number, 6);
 }

@@ -1,8 +1,20 @@
 //! Copies of dead letters that DLQ does not take.
 
 use weft_catalog::Catalog;
-use weft_nats::{conditions::Conditions, message::Stored, streams, subject::DLQ_STREAM};
-use weft_proto::internal::{self, subscription_change::Change};
+use weft_nats::{
+    append::publish,
+    conditions::Conditions,
+    direct,
+    erasure::{Author, Erasure, remove},
+    event::StoredEvent,
+    message::Stored,
+    streams,
+    subject::DLQ_STREAM,
+};
+use weft_proto::{
+    ids::StreamSeq,
+    internal::{self, subscription_change::Change},
+};
 use weft_testkit::{eventually, master_key};
 
 use crate::support::{Log, PATIENCE, Receiver, Request, Running, delete};
@@ -142,4 +154,36 @@ async fn copies_have_the_name_of_a_subscription_that_was_deleted_meanwhile() {
         }
         worker.stop().await;
     }
+}
+
+/// The copy of a dead letter waits in memory while its event is erased: no payload comes into DLQ after the erasure, which had
+/// no copy to remove.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_waits_while_its_event_is_erased_leaves_no_payload() {
+    let mut log = Log::start().await;
+    let receiver = Receiver::start(|_: &Request| 422).await;
+    log.subscribe("billing", &receiver, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Running::start(&log, folder.path());
+    log.events(1, 1).await;
+    log.read(DLQ_STREAM, |copies| copies.len() == 1).await;
+    let connection = log.connection.clone();
+    let jetstream = connection.jetstream();
+    let config = jetstream.get_stream(DLQ_STREAM).await.unwrap().cached_info().config.clone();
+    jetstream.delete_stream(DLQ_STREAM).await.unwrap();
+    let events = log.events(2, 2).await;
+    log.outcomes(3).await;
+    let erased = direct::get(&log.connection, "EVENTS", StreamSeq(2)).await.unwrap().unwrap();
+    let stored = StoredEvent { seq: erased.seq, stored_at: erased.stored_at, event: events[0].clone() };
+    let by = Author { operator: "ann".into(), reason: String::new(), request_id: "r".into(), at: erased.stored_at };
+    let record = Erasure::new(stored, [0; 32], None, by).encode(log.layout);
+    publish(&log.connection, &record).await.unwrap();
+    remove(&log.connection, "EVENTS", StreamSeq(2)).await.unwrap();
+    jetstream.create_stream(config).await.unwrap();
+    // Copies of one subscription are made in order: that of the second event comes after the first.
+    let copies =
+        log.read(DLQ_STREAM, |copies| copies.iter().any(|copy| copy.subject.contains(&events[1].id.to_string()))).await;
+    let of_erased: Vec<_> = copies.iter().filter(|copy| copy.subject.contains(&events[0].id.to_string())).collect();
+    assert!(of_erased.is_empty(), "{of_erased:?}");
+    worker.stop().await;
 }
