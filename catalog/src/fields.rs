@@ -232,7 +232,8 @@ fn span(ms: u64) -> String {
     Span(Duration::from_millis(ms)).to_string()
 }
 
-fn rate_text(rate: &Rate) -> String {
+/// A rate as the configuration writes it.
+pub fn rate_text(rate: &Rate) -> String {
     match rate.period_ms {
         1000 => format!("{}/s", rate.count),
         60_000 => format!("{}/min", rate.count),

@@ -100,7 +100,10 @@ impl ReplayService for Replays {
     async fn start_replay(&self, request: Request<v1::StartReplayRequest>) -> Result<Response<v1::Replay>, Status> {
         let log = self.state.log()?;
         let grant = auth::grant(&request)?;
-        let v1::StartReplayRequest { selection, reason, request_id } = request.into_inner();
+        let v1::StartReplayRequest { selection, reason, request_id, rate } = request.into_inner();
+        if rate.is_some_and(|rate: v1::Rate| rate.count == 0 || rate.period_ms == 0) {
+            return Err(refuse(Code::BadQuery, "rate: count and period_ms are at least 1; leave it out for no limit"));
+        }
         let call = Call::new(&grant, &request_id, &reason)?;
         log.catch_up().await?;
         let mut parts = call.stored(log, |action| matches!(action, Action::Replay(_))).await?;
@@ -111,7 +114,11 @@ impl ReplayService for Replays {
                 return Err(refuse(Code::NotFound, selected.nothing()));
             }
             let items = without_stored(selected.items, &parts);
-            let actions = cut(&items, |items| Action::Replay(internal::ReplayEvents { items }));
+            let total = items.len();
+            let actions = cut(&items, |items| {
+                let interval_us = rate.map_or(0, |rate| interval_us(rate, items.len(), total));
+                Action::Replay(internal::ReplayEvents { items, rate, interval_us })
+            });
             parts = call.command(log, &parts, actions).await?;
         }
         view(log, &call.request_id, &parts).await.map(Response::new)
@@ -176,6 +183,13 @@ fn changes_nothing(state: &str, action: ReplayAction) -> Option<&'static str> {
     }
 }
 
+/// The average time between two attempts of a part, such that all parts, which run at the same time, keep to the rate together.
+fn interval_us(rate: v1::Rate, items: usize, total: usize) -> u64 {
+    let wide = |number: usize| u128::try_from(number.max(1)).unwrap_or(u128::MAX);
+    let whole = u128::from(rate.period_ms) * 1_000 * wide(total);
+    u64::try_from(whole / (u128::from(rate.count.max(1)) * wide(items))).unwrap_or(u64::MAX).max(1)
+}
+
 fn count(items: usize) -> u32 {
     u32::try_from(items).unwrap_or(u32::MAX)
 }
@@ -197,6 +211,9 @@ async fn view(log: &LogState, id: &str, parts: &[StoredCommand]) -> Result<v1::R
     if let Some(first) = parts.first() {
         replay.operator.clone_from(&first.command.operator);
         replay.reason.clone_from(&first.command.reason);
+        if let Some(Action::Replay(events)) = &first.command.action {
+            replay.rate = events.rate;
+        }
         replay.started_at = convert::milliseconds(first.command.at_ms);
     }
     replay.selected = count(items.len());
@@ -225,6 +242,17 @@ async fn view(log: &LogState, id: &str, parts: &[StoredCommand]) -> Result<v1::R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Parts of different sizes take the same time, and together they keep to the rate.
+    #[test]
+    fn parts_share_the_rate() {
+        let rate = v1::Rate { count: 100, period_ms: 1_000 };
+        assert_eq!(interval_us(rate, 2_000, 2_000), 10_000);
+        let (one, other) = (interval_us(rate, 1_000, 1_500), interval_us(rate, 500, 1_500));
+        assert_eq!((one, other), (15_000, 30_000));
+        assert_eq!(1_000 * one, 500 * other);
+        assert_eq!(interval_us(v1::Rate { count: u32::MAX, period_ms: 1 }, 1, 1), 1);
+    }
 
     #[test]
     fn an_order_that_changes_nothing_says_so() {

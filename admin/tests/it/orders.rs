@@ -180,15 +180,20 @@ async fn a_replay_is_followed_to_its_end() {
     let plan = client.plan_replay(v1::PlanReplayRequest { selection: selection.clone() }).await.unwrap().into_inner();
     assert_eq!((plan.count, plan.sample[0].event_id.clone()), (2, events[0].0.to_string()));
 
-    let request = v1::StartReplayRequest { selection, reason: "lost".into(), request_id: "again".into() };
+    let rate = Some(v1::Rate { count: 50, period_ms: 1_000 });
+    let request = v1::StartReplayRequest { selection, reason: "lost".into(), request_id: "again".into(), rate };
+    let never = v1::StartReplayRequest { rate: Some(v1::Rate::default()), ..request.clone() };
+    assert_eq!(reason(client.start_replay(never).await), (Code::InvalidArgument, "BAD_QUERY".into()));
     for _ in 0..2 {
         let replay = client.start_replay(request.clone()).await.unwrap().into_inner();
         assert_eq!((replay.id.as_str(), replay.state.as_str(), replay.pending), ("again", "running", 2));
+        assert_eq!(replay.rate, rate);
     }
     let (run, command) = until_commanded(&mesh, 1).await;
     assert_eq!(commands(&mesh).await.len(), 1);
     let Some(Action::Replay(replay)) = &command.action else { panic!("a replay: {command:?}") };
     assert_eq!(replay.items.iter().map(|item| item.sequence).collect::<Vec<_>>(), [events[0].1, events[2].1]);
+    assert_eq!(replay.interval_us, 20_000);
 
     let order = v1::PauseReplayRequest { id: "again".into(), ..Default::default() };
     assert_eq!(client.pause_replay(order).await.unwrap().into_inner().state, "paused");

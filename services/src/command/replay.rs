@@ -1,6 +1,7 @@
 //! `weft replay plan | start | list | get | pause | resume | cancel`, and `weft event replay`.
 
 use jiff::Timestamp;
+use weft_gateway::admission::Rate;
 use weft_proto::v1;
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     select::{EventFilterArgs, one_way, parse_moment, to_proto},
     view,
 };
-use crate::failure::Failure;
+use crate::{config::into_rate, failure::Failure};
 
 /// Replays of one page: the most that the service gives.
 const PAGE_MAX: u32 = 100;
@@ -92,6 +93,9 @@ pub struct PlanArgs {
 pub struct StartArgs {
     #[command(flatten)]
     selection: SelectionArgs,
+    /// At most this many attempts a second, minute or hour: 100/s, 600/min, 5000/h
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    rate: Option<v1::Rate>,
     /// Print what would be replayed; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -199,9 +203,14 @@ pub async fn start(args: StartArgs) -> Result<(), Failure> {
         }
     }
     let (selection, request_id) = (Some(selection), request_id());
-    let request = v1::StartReplayRequest { selection, reason: args.reason.reason, request_id };
+    let request = v1::StartReplayRequest { selection, reason: args.reason.reason, request_id, rate: args.rate };
     let answer = admin.replays().start_replay(admin.request(request)).await;
     print(answer.map_err(|status| admin.failure(&status))?.into_inner(), format)
+}
+
+fn parse_rate(text: &str) -> Result<v1::Rate, String> {
+    let rate: Rate = text.parse().map_err(|error| format!("{error}"))?;
+    into_rate(rate).ok_or_else(|| "leave --rate out for no limit".to_owned())
 }
 
 async fn ask_plan(admin: &AdminClient, selection: v1::ReplaySelection) -> Result<v1::PlanReplayResponse, Failure> {

@@ -37,6 +37,7 @@ pub use effective::Setting;
 use key_path::KeyPath;
 use source::SourceForm;
 use subscription::SubscriptionForm;
+pub(crate) use subscription::into_rate;
 pub use weft_catalog::{Desired as DesiredCatalog, DesiredSubscription, Start};
 
 /// The file that is read where none is named, if it is there.

@@ -155,7 +155,8 @@ impl RetryForm {
     }
 }
 
-fn into_rate(rate: Rate) -> Option<v1::Rate> {
+/// The rate as the catalog has it; `None`: no limit.
+pub(crate) fn into_rate(rate: Rate) -> Option<v1::Rate> {
     let Rate::Limited { count, period } = rate else { return None };
     let period_ms = match period {
         Period::Second => 1000,

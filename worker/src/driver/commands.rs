@@ -13,7 +13,7 @@ use weft_proto::{
 };
 
 use super::{Driver, DriverError};
-use crate::lane::{Command, CommandAction, HeadRef, Input, LaneCommand, LaneKey, RedriveItem, ReplayCommand};
+use crate::lane::{Command, CommandAction, HeadRef, Input, LaneCommand, LaneKey, RedriveItem, ReplayCommand, interval};
 
 /// Reads the commands of a shard.
 #[derive(Debug)]
@@ -82,7 +82,8 @@ impl Driver {
             Some(Action::Redrive(redrive)) => Some(CommandAction::Redrive(self.items(&redrive.items)?)),
             Some(Action::Replay(replay)) => {
                 let live = |item: RedriveItem| RedriveItem { dead_run: Run::LIVE, ..item };
-                Some(CommandAction::Replay(self.items(&replay.items)?.into_iter().map(live).collect()))
+                let items = self.items(&replay.items)?.into_iter().map(live).collect();
+                Some(CommandAction::Replay { items, min_interval: interval(replay.interval_us) })
             }
             Some(Action::Close(close)) => match close.kind() {
                 kind @ (internal::OutcomeKind::Resolved | internal::OutcomeKind::Discarded) => {

@@ -247,7 +247,12 @@ pub enum CommandAction {
     /// Delivers dead letters again.
     Redrive(Vec<RedriveItem>),
     /// Delivers settled events again.
-    Replay(Vec<RedriveItem>),
+    Replay {
+        /// The events, each for a subscription.
+        items: Vec<RedriveItem>,
+        /// Average time between two of their attempts; `None`: unlimited.
+        min_interval: Option<Duration>,
+    },
     /// Closes dead letters without a redrive.
     Close {
         /// Resolved or discarded.

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -68,6 +69,10 @@ pub(super) struct PendingRun {
     pub paused: bool,
     /// The operator who cancelled its redrive while it was being attempted; empty: no operator did.
     pub cancelled_by: String,
+    /// Average time between two attempts of its replay; `None`: unlimited.
+    pub min_interval: Option<Duration>,
+    /// The time that its next attempt has at that rate.
+    pub slot: Option<Timestamp>,
     pub attempts: AttemptState,
 }
 
@@ -323,6 +328,11 @@ impl Lane {
             Target::Run(seq, run) => self.runs.get_mut(&(seq, run)).map(|pending| &mut pending.attempts),
         }
     }
+}
+
+/// The time between two attempts of a record, in microseconds; 0 stands for no limit.
+pub(crate) fn interval(us: u64) -> Option<Duration> {
+    (us > 0).then(|| Duration::from_micros(us))
 }
 
 /// Unix milliseconds of a log record; 0 stands for none.

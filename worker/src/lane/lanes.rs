@@ -30,6 +30,7 @@ mod detached;
 mod erasure;
 mod event_lanes;
 mod expiry;
+mod pace;
 mod settle;
 mod subscriptions;
 
@@ -37,6 +38,7 @@ use erasure::Erased;
 use event_lanes::EventLanes;
 use expiry::Expiry;
 pub use expiry::LateCount;
+use pace::Paces;
 use subscriptions::FilterChanges;
 
 /// Messages by which the cursor may be ahead of the newest commit before it is committed for its own sake: a restart reads
@@ -74,6 +76,7 @@ pub struct Lanes {
     memory: Memory,
     filter_changes: FilterChanges,
     erased: Erased,
+    paces: Paces,
     /// The orphaned subscriptions.
     orphaned: BTreeSet<SubscriptionUid>,
     cursor: StreamSeq,
@@ -105,6 +108,7 @@ impl Lanes {
             memory: Memory::new(limits.buffered_bytes_max),
             filter_changes: FilterChanges::new(restored.earlier_end),
             erased: Erased::default(),
+            paces: Paces::default(),
             orphaned: BTreeSet::new(),
             cursor: restored.cursor,
             commands_cursor: restored.commands_cursor,
@@ -377,6 +381,10 @@ impl Lanes {
                     self.settle_quarantined(key, &event, reason, now);
                     continue;
                 }
+            }
+            if self.waits_for_slot(&key, target, now) {
+                self.advance(&key, now, actions);
+                continue;
             }
             let revision = self.state.policy(key.subscription).map_or(0, |policy| policy.revision);
             let events = if target == Target::Head { self.batch(&key) } else { vec![event.clone()] };

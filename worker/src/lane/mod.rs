@@ -33,8 +33,8 @@ pub use input::{
     AttemptEnd, AttemptResult, Command, CommandAction, HeadRef, Input, LaneCommand, LaneKey, OnExhausted, RedriveItem,
     ReplayCommand, SubscriptionPolicy, Work,
 };
-pub(crate) use lane::BATCH_BYTES_MAX;
 pub use lane::EVENT_OVERHEAD_BYTES;
+pub(crate) use lane::{BATCH_BYTES_MAX, interval};
 pub use lanes::{Lanes, LateCount};
 
 /// Identifier of an attempt, unique in this process.

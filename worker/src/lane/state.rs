@@ -15,7 +15,7 @@ use weft_proto::{
 use super::{
     Restored,
     input::{LaneKey, SubscriptionPolicy, Work},
-    lane::{AttemptState, Lane, PendingRun, instant, millis, restored_wait},
+    lane::{AttemptState, Lane, PendingRun, instant, interval, millis, restored_wait},
     pending_commits::RecordSource,
 };
 
@@ -131,6 +131,8 @@ impl State {
                 loading: false,
                 paused: run.paused,
                 cancelled_by: run.cancelled_by.clone(),
+                min_interval: interval(run.interval_us),
+                slot: None,
                 attempts: AttemptState {
                     ended: run.attempts,
                     uncounted: run.uncounted,
@@ -278,6 +280,9 @@ impl RecordSource for State {
             unordered: work.lane.event.is_some(),
             wait_ms: pending.attempts.wait_ms,
             cancelled_by: pending.cancelled_by.clone(),
+            interval_us: pending
+                .min_interval
+                .map_or(0, |interval| u64::try_from(interval.as_micros()).unwrap_or(u64::MAX)),
         })
     }
 

@@ -209,7 +209,8 @@ async fn a_replay_delivers_again_in_order() {
     let items: Vec<_> =
         events.iter().enumerate().map(|(index, event)| item(&subscription, event, index as u64 + 1, 0)).collect();
     for _ in 0..2 {
-        command(&log, "again", Action::Replay(internal::ReplayEvents { items: items.clone() })).await;
+        command(&log, "again", Action::Replay(internal::ReplayEvents { items: items.clone(), ..Default::default() }))
+            .await;
     }
     receiver.until_delivered(10).await;
     // Behind both commands.

@@ -236,12 +236,15 @@ pub struct Replay {
     operator: String,
     reason: String,
     started_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<String>,
 }
 
 impl From<v1::Replay> for Replay {
     fn from(replay: v1::Replay) -> Self {
         Self {
             started_at: Time::of(replay.started_at.as_ref()),
+            rate: replay.rate.as_ref().map(weft_catalog::fields::rate_text),
             id: replay.id,
             state: replay.state,
             selected: replay.selected,

@@ -4,6 +4,8 @@
 //! held until that commit is stored. Each item is conditional on the state that it names: one that no longer matches is
 //! `not_applicable`.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use weft_nats::commands::skip_error;
 use weft_proto::{
@@ -26,10 +28,11 @@ impl Lanes {
         let run = command.run;
         let items = match &command.action {
             CommandAction::Redrive(items) => {
-                self.each(items, |lanes, item| item.applicable && lanes.start_run(run, item))
+                self.each(items, |lanes, item| item.applicable && lanes.start_run(run, item, None))
             }
-            CommandAction::Replay(items) => {
-                self.each(items, |lanes, item| lanes.is_settled(item) && lanes.start_run(run, item))
+            CommandAction::Replay { items, min_interval } => {
+                self.forget_paces();
+                self.each(items, |lanes, item| lanes.is_settled(item) && lanes.start_run(run, item, *min_interval))
             }
             CommandAction::Close { kind, items } => {
                 self.each(items, |lanes, item| lanes.close_dead_letter(command, *kind, item, now))
@@ -78,7 +81,7 @@ impl Lanes {
     }
 
     /// Adds a run of the event, unless it has one already. Whether it was added.
-    fn start_run(&mut self, run: Run, item: &RedriveItem) -> bool {
+    fn start_run(&mut self, run: Run, item: &RedriveItem, min_interval: Option<Duration>) -> bool {
         let RedriveItem { lane: workflow, subscription_name, seq, event, dead_run, .. } = item;
         let key = &self.lane_of(workflow, *seq);
         if !self.takes_commands(key.subscription) || self.has_run(key, *seq) {
@@ -93,6 +96,8 @@ impl Lanes {
             loading: false,
             paused: false,
             cancelled_by: String::new(),
+            min_interval,
+            slot: None,
             attempts: AttemptState::default(),
         };
         lane.runs.insert((*seq, run), pending);

@@ -186,7 +186,7 @@ impl Mutant {
             (Self::SecondProbe, _) => lanes.schedule.forget_probes(),
             (Self::ClosedComesBack, Input::Subscribed(_)) => lanes.state.closed.clear(),
             (Self::SecondRun, Input::CommandReceived(command))
-                if matches!(command.action, CommandAction::Redrive(_) | CommandAction::Replay(_)) =>
+                if matches!(command.action, CommandAction::Redrive(_) | CommandAction::Replay { .. }) =>
             {
                 let runs: Vec<_> = lanes
                     .state

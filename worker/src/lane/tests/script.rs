@@ -115,7 +115,11 @@ fn perform(model: &mut Model, words: &[&str]) {
         }
         ["replay", seqs @ ..] => {
             let items = seqs.iter().map(|seq| item(0, &of(model, seq), Run::LIVE)).collect();
-            model.command(CommandAction::Replay(items));
+            model.command(CommandAction::Replay { items, min_interval: None });
+        }
+        ["slowly", "replay", seqs @ ..] => {
+            let items = seqs.iter().map(|seq| item(0, &of(model, seq), Run::LIVE)).collect();
+            model.command(CommandAction::Replay { items, min_interval: Some(std::time::Duration::from_secs(10)) });
         }
         ["discard", seq] => {
             let items = vec![item(0, &of(model, seq), Run::LIVE)];
@@ -452,6 +456,28 @@ fn a_replay_goes_in_order_waits_and_ends() {
          cancel run 1
          end 2 failed
          commit          => discarded 2 of run 1 by ann, discarded 3 of run 1 by ann",
+    );
+}
+
+/// At the rate of a replay one attempt starts at a time, also of workflows that do not wait for each other, and after a crash.
+/// Live events do not wait for it.
+#[test]
+fn a_replay_with_a_rate_starts_one_attempt_an_interval() {
+    check(
+        "arrive 1 2@1 3@2 => attempt 1, attempt 2, attempt 3
+         end 1 delivered | end 2 delivered | end 3 delivered | commit => delivered 1, delivered 2, delivered 3
+         slowly replay 1 2 3
+         commit          => taken, taken, taken, load 1 of run 1, load 2 of run 1, load 3 of run 1
+         load            => attempt 1 of run 1
+         load
+         load
+         arrive 4@1      => attempt 4
+         end 1 delivered | end 4 delivered | commit => delivered 4, delivered 1 of run 1
+         wait            => attempt 2 of run 1
+         crash           => load 2 of run 1, load 3 of run 1
+         load            => attempt 2 of run 1
+         load
+         wait            => attempt 3 of run 1",
     );
 }
 

@@ -221,7 +221,7 @@ impl Model {
             Step::Replay { subscription, which } if !self.log.is_empty() => {
                 let event = &self.log[usize::from(which) % self.log.len()];
                 let item = item(subscription, event, Run::LIVE);
-                self.command(CommandAction::Replay(vec![item]));
+                self.command(CommandAction::Replay { items: vec![item], min_interval: None });
             }
             Step::OrderReplay { which, order } if !self.record.runs.is_empty() => {
                 let runs: Vec<u64> = self.record.runs.keys().map(|(_, _, run)| *run).collect();
