@@ -1,10 +1,10 @@
 //! Conversion of records of the log and the history to messages of the services.
 
 use jiff::Timestamp;
-use weft_index::history::{DeadLetter, DeliveryHistory, Pause, receivers::state_name, status::reason_name};
+use weft_index::history::{DeadLetter, DeliveryHistory, Pause};
 pub use weft_nats::envelope::timestamp;
 use weft_nats::{envelope, event::Event};
-use weft_proto::{ids::ShardId, internal, v1};
+use weft_proto::{ids::ShardId, internal, v1, words::Word as _};
 
 /// The envelope of an event.
 pub fn event(event: Event) -> v1::Event {
@@ -12,10 +12,10 @@ pub fn event(event: Event) -> v1::Event {
 }
 
 /// A delivery with its attempts.
-pub fn delivery(delivery: DeliveryHistory) -> v1::DeliveryStatus {
-    v1::DeliveryStatus {
+pub fn delivery(delivery: DeliveryHistory) -> v1::EventDelivery {
+    v1::EventDelivery {
         subscription: delivery.subscription,
-        status: delivery.status.as_str().to_owned(),
+        status: delivery.status.into(),
         run: delivery.run.0,
         attempt_count: delivery.attempt_count,
         attempts: delivery.attempts.into_iter().map(attempt).collect(),
@@ -27,7 +27,7 @@ pub fn delivery(delivery: DeliveryHistory) -> v1::DeliveryStatus {
 }
 
 /// A delivery with its last attempt only.
-pub fn delivery_with_last_attempt(mut of: DeliveryHistory) -> v1::DeliveryStatus {
+pub fn delivery_with_last_attempt(mut of: DeliveryHistory) -> v1::EventDelivery {
     let last = of.attempts.pop();
     of.attempts = last.into_iter().collect();
     delivery(of)
@@ -38,7 +38,7 @@ fn attempt(attempt: internal::Attempt) -> v1::DeliveryAttempt {
         number: attempt.number,
         started_at: milliseconds(attempt.started_at_ms),
         ended_at: milliseconds(attempt.ended_at_ms),
-        outcome: class_name(attempt.class()).to_owned(),
+        outcome: attempt.class,
         status: attempt.status,
         error: attempt.error,
         response: attempt.response,
@@ -66,36 +66,18 @@ pub fn ended(attempt: &internal::Attempt) -> String {
     match (attempt.error.is_empty(), attempt.class(), attempt.status) {
         (false, ..) => attempt.error.clone(),
         (true, v1::AttemptClass::HttpStatus, status) => format!("answered {status}"),
-        (true, class, _) => class_name(class).to_owned(),
+        (true, class, _) => class.word().to_owned(),
     }
 }
 
 /// State of a receiver that is away or held.
 pub fn receiver(shard: ShardId, state: &internal::ReceiverState) -> v1::Receiver {
     v1::Receiver {
-        state: state_name(state).to_owned(),
+        state: state.condition,
         since: milliseconds(state.since_ms),
         reason: state.reason.clone(),
         next_attempt_at: milliseconds(state.next_attempt_at_ms),
         shard: shard.0,
-    }
-}
-
-/// Name of an attempt's class.
-pub const fn class_name(class: v1::AttemptClass) -> &'static str {
-    match class {
-        v1::AttemptClass::Unspecified => "",
-        v1::AttemptClass::Delivered => "delivered",
-        v1::AttemptClass::HttpStatus => "http_status",
-        v1::AttemptClass::Timeout => "timeout",
-        v1::AttemptClass::Connect => "connect",
-        v1::AttemptClass::Dns => "dns",
-        v1::AttemptClass::Tls => "tls",
-        v1::AttemptClass::RefusedAddress => "refused_address",
-        v1::AttemptClass::Protocol => "protocol",
-        v1::AttemptClass::Expression => "expression",
-        v1::AttemptClass::GrpcStatus => "grpc_status",
-        v1::AttemptClass::Sql => "sql",
     }
 }
 
@@ -111,13 +93,13 @@ pub fn dead_letter(dead_letter: DeadLetter) -> v1::DeadLetter {
         sequence_number: dead_letter.sequence_number,
         r#type: dead_letter.event_type,
         source: dead_letter.source,
-        reason: reason_name(dead_letter.reason).to_owned(),
+        reason: dead_letter.reason.into(),
         attempts: dead_letter.attempts,
         last_status: dead_letter.last_status,
         last_error: dead_letter.last_error,
         first_failed_at: milliseconds(dead_letter.first_failed_at_ms),
         dead_lettered_at: milliseconds(dead_letter.dead_lettered_at_ms),
-        status: dead_letter.status.as_str().to_owned(),
+        status: dead_letter.status.into(),
         copy_missing: dead_letter.copy_missing,
         settled_by: dead_letter.decision.operator,
         settled_reason: dead_letter.decision.reason,

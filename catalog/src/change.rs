@@ -7,7 +7,8 @@ use std::fmt;
 
 use weft_proto::{
     ids::SubscriptionUid,
-    v1::{ApiKey, Source, Subscription},
+    v1::{ApiKey, CatalogAction, Source, Subscription},
+    words::Word as _,
 };
 
 use super::{
@@ -37,16 +38,21 @@ pub enum Action {
 }
 
 impl Action {
-    /// The action's name.
-    pub const fn as_str(self) -> &'static str {
+    /// The action in messages.
+    pub const fn message(self) -> CatalogAction {
         match self {
-            Self::Created => "created",
-            Self::Adopted => "adopted",
-            Self::Updated => "updated",
-            Self::Deleted => "deleted",
-            Self::Paused => "paused",
-            Self::Resumed => "resumed",
+            Self::Created => CatalogAction::Created,
+            Self::Adopted => CatalogAction::Adopted,
+            Self::Updated => CatalogAction::Updated,
+            Self::Deleted => CatalogAction::Deleted,
+            Self::Paused => CatalogAction::Paused,
+            Self::Resumed => CatalogAction::Resumed,
         }
+    }
+
+    /// The action's name.
+    pub fn as_str(self) -> &'static str {
+        self.message().word()
     }
 }
 

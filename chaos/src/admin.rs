@@ -11,7 +11,10 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
-use weft_proto::v1::{self, catalog_service_client::CatalogServiceClient};
+use weft_proto::{
+    v1::{self, catalog_service_client::CatalogServiceClient},
+    words::{Word as _, word},
+};
 
 use crate::{
     mesh::TOKEN,
@@ -100,7 +103,7 @@ impl Admin {
                 workflow: event.workflow_id,
                 number: event.sequence_number,
                 previous: event.previous_event_id,
-                status: entry.status,
+                status: word::<v1::EventStatus>(entry.status).to_owned(),
             })
         })
         .collect()
@@ -110,8 +113,8 @@ impl Admin {
     pub async fn dead_letters(&self) -> anyhow::Result<Vec<DeadLetter>> {
         let client = v1::dead_letter_service_client::DeadLetterServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let statuses = ["open", "redriving", "redriven", "resolved", "discarded", "expired"].map(str::to_owned);
-        let filter = v1::DeadLetterFilter { statuses: statuses.into(), ..Default::default() };
+        let statuses = v1::DeadLetterStatus::ALL.iter().map(|status| (*status).into()).collect();
+        let filter = v1::DeadLetterFilter { statuses, ..Default::default() };
         let request = v1::ListDeadLettersRequest { filter: Some(filter), page_size: PAGE, page_token: String::new() };
         let letters = self.pages("ListDeadLetters", request, |request| {
             let mut client = client.clone();
@@ -121,7 +124,7 @@ impl Admin {
             subscription: letter.subscription,
             event_id: letter.event_id,
             number: letter.sequence_number,
-            status: letter.status,
+            status: word::<v1::DeadLetterStatus>(letter.status).to_owned(),
         });
         Ok(letters.collect())
     }

@@ -9,6 +9,8 @@ import { applyTheme, chooseTheme, chosenTheme, type Theme } from "./theme";
 import { Badge, Empty, Failed, Loading } from "./ui/basics";
 import { shortCount } from "./format";
 import { Overview } from "./screens/overview";
+import { DeadLetterStatus } from "./gen/weft/v1/status_pb";
+import { LaneState } from "./gen/weft/v1/workflow_service_pb";
 
 interface Screen {
   /** Matched against the path; its group is the argument. */
@@ -245,12 +247,12 @@ function Navigation({ path, leave }: { path: string; leave: () => void }) {
 function useCounts(): Record<string, ReactNode> {
   const letters = useQuery({
     queryKey: ["dead-letter-stats", "open"],
-    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
+    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: [DeadLetterStatus.OPEN] } }),
     refetchInterval: 5000,
   });
   const stuck = useQuery({
     queryKey: ["lanes", "count"],
-    queryFn: () => api.workflows.listLanes({ states: ["blocked"], pageSize: 1000 }),
+    queryFn: () => api.workflows.listLanes({ states: [LaneState.BLOCKED], pageSize: 1000 }),
     refetchInterval: 5000,
   });
   const open = letters.data?.counts.reduce((sum, each) => sum + each.count, 0n) ?? 0n;

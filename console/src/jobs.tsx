@@ -12,6 +12,8 @@ import { type RedriveDeadLettersResponse, RedriveDeadLettersRequestSchema } from
 import { useSession } from "./session";
 import { Action } from "./ui/action";
 import { Badge, Text } from "./ui/basics";
+import { RedriveStatus } from "./gen/weft/v1/dead_letter_service_pb";
+import { receiverCondition } from "./words";
 
 interface Job {
   /** The call, in JSON. */
@@ -61,14 +63,14 @@ export function startRedrive(call: Parameters<typeof api.deadLetters.redriveDead
 }
 
 function progress(response: RedriveDeadLettersResponse): Partial<Job> {
-  const waiting = response.status === "waiting" ? response.waitsFor : [];
+  const waiting = response.status === RedriveStatus.WAITING ? response.waitsFor : [];
   return {
     selected: response.selected,
     delivered: response.delivered,
     failed: response.failed,
     notApplicable: response.notApplicable,
     cancelled: response.cancelled,
-    waiting: waiting.map((each) => `${each.subscription} is ${each.receiver?.state ?? "away"}`).join(", ") || undefined,
+    waiting: waiting.map((each) => `${each.subscription} is ${receiverCondition.word(each.receiver?.state) || "away"}`).join(", ") || undefined,
   };
 }
 
@@ -82,7 +84,7 @@ async function follow(job: Job, settled: () => void) {
     // A stream that was cut off, as by a restart of the admin, is opened again.
     for (;;) {
       try {
-        const request = fromJson(RedriveDeadLettersRequestSchema, job.call);
+        const request = fromJson(RedriveDeadLettersRequestSchema, job.call, { ignoreUnknownFields: true });
         let shown = 0;
         let last: Partial<Job> = {};
         for await (const response of api.deadLetters.redriveDeadLetters(request, { signal: abort.signal })) {

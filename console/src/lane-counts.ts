@@ -2,8 +2,12 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { api } from "./api";
+import { DeadLetterStatus } from "./gen/weft/v1/status_pb";
+import { LaneState } from "./gen/weft/v1/workflow_service_pb";
+import { laneState } from "./words";
 
 const READ_MAX = 10_000;
+const STUCK = [LaneState.BLOCKED, LaneState.WAITING, LaneState.PAUSED, LaneState.AWAY, LaneState.HELD];
 
 export function useLaneCounts() {
   const lanes = useQuery({
@@ -12,10 +16,10 @@ export function useLaneCounts() {
       const sums = new Map<string, Record<string, number>>();
       let [pageToken, read] = ["", 0];
       do {
-        const page = await api.workflows.listLanes({ states: ["blocked", "waiting", "paused", "away", "held"], pageSize: 1000, pageToken }, { signal });
+        const page = await api.workflows.listLanes({ states: STUCK, pageSize: 1000, pageToken }, { signal });
         for (const { subscription, state } of page.lanes) {
           const own = sums.get(subscription) ?? {};
-          own[state] = (own[state] ?? 0) + 1;
+          own[laneState.word(state)] = (own[laneState.word(state)] ?? 0) + 1;
           sums.set(subscription, own);
         }
         read += page.lanes.length;
@@ -27,7 +31,7 @@ export function useLaneCounts() {
   });
   const letters = useQuery({
     queryKey: ["dead-letter-stats", "open"],
-    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
+    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: [DeadLetterStatus.OPEN] } }),
     refetchInterval: 5000,
   });
   const total = (state: "waiting" | "blocked") => {

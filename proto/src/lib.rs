@@ -6,6 +6,7 @@
 pub mod ids;
 mod redacted;
 pub mod rpc;
+pub mod words;
 
 pub use redacted::SECRET_MASK;
 

@@ -6,6 +6,7 @@ use weft_proto::{
     ids::{ShardId, SubscriptionUid},
     internal::{Outcome, OutcomeKind},
     v1::AttemptClass,
+    words::Word as _,
 };
 
 use crate::lane::{AttemptEnd, AttemptResult};
@@ -79,20 +80,6 @@ const OUTCOME_LABELS: [(OutcomeKind, &str); 5] = [
     (OutcomeKind::Resolved, "resolved"),
     (OutcomeKind::Cancelled, "cancelled"),
 ];
-/// The classes of attempts, as labels.
-const CLASS_LABELS: [(AttemptClass, &str); 11] = [
-    (AttemptClass::Delivered, "delivered"),
-    (AttemptClass::HttpStatus, "http_status"),
-    (AttemptClass::GrpcStatus, "grpc_status"),
-    (AttemptClass::Sql, "sql"),
-    (AttemptClass::Timeout, "timeout"),
-    (AttemptClass::Connect, "connect"),
-    (AttemptClass::Dns, "dns"),
-    (AttemptClass::Tls, "tls"),
-    (AttemptClass::RefusedAddress, "refused_address"),
-    (AttemptClass::Protocol, "protocol"),
-    (AttemptClass::Expression, "expression"),
-];
 
 /// Starts the series without labels at zero.
 fn start() {
@@ -111,7 +98,7 @@ fn start() {
 /// Starts the series of a subscription at zero, where they do not exist.
 pub fn subscription_known(shard: ShardId, subscription: &str) {
     let name = || subscription.to_owned();
-    for (_, class) in CLASS_LABELS {
+    for class in AttemptClass::words() {
         counter!(ATTEMPTS, "subscription" => name(), "class" => class).increment(0);
     }
     for (_, outcome) in OUTCOME_LABELS {
@@ -137,7 +124,7 @@ pub fn attempt_ended(subscription: &str, end: &AttemptEnd, since: Option<SignedD
     if end.result == AttemptResult::Held {
         return;
     }
-    let class = CLASS_LABELS.iter().find(|(class, _)| *class == end.class).map_or("unknown", |(_, label)| label);
+    let class = end.class.word();
     counter!(ATTEMPTS, "subscription" => subscription.to_owned(), "class" => class).increment(1);
     let seconds = end.ended_at.duration_since(end.started_at).as_secs_f64();
     histogram!(ATTEMPT_SECONDS, "subscription" => subscription.to_owned()).record(seconds);

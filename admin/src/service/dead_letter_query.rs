@@ -2,11 +2,8 @@
 
 use tonic::Status;
 use weft_catalog::keys::Grant;
-use weft_index::history::{
-    DeadLetter, DeadLetterFilter, DeadLetterId, EventRef,
-    status::{DeadLetterStatus, reason_of},
-};
-use weft_proto::v1;
+use weft_index::history::{DeadLetter, DeadLetterFilter, DeadLetterId, EventRef, status::DeadLetterStatus};
+use weft_proto::{v1, words};
 
 use super::state::LogState;
 use crate::{
@@ -83,15 +80,13 @@ pub(super) fn filter_of(filter: v1::DeadLetterFilter) -> Result<DeadLetterFilter
         })
         .transpose()
     };
-    let reason = given(filter.reason).map(|name| {
-        reason_of(&name).ok_or_else(|| refuse(Code::BadQuery, format!("filter.reason {name:?} is not a reason")))
-    });
-    let mut statuses = Vec::with_capacity(filter.statuses.len());
-    for name in &filter.statuses {
-        let status = DeadLetterStatus::parse(name);
-        statuses
-            .push(status.ok_or_else(|| refuse(Code::BadQuery, format!("filter.statuses: {name:?} is not a status")))?);
-    }
+    let reason = match v1::DeadLetterReason::try_from(filter.reason) {
+        Ok(v1::DeadLetterReason::Unspecified) => None,
+        Ok(reason) => Some(reason),
+        Err(_) => return Err(refuse(Code::BadQuery, format!("filter.reason: {} is not a reason", filter.reason))),
+    };
+    let mut statuses = words::values(&filter.statuses)
+        .ok_or_else(|| refuse(Code::BadQuery, "filter.statuses: one is not a status of a dead letter"))?;
     if statuses.is_empty() {
         statuses.push(DeadLetterStatus::Open);
     }
@@ -100,7 +95,7 @@ pub(super) fn filter_of(filter: v1::DeadLetterFilter) -> Result<DeadLetterFilter
         workflow: given(filter.workflow_id),
         event_type: given(filter.r#type),
         source: given(filter.source),
-        reason: reason.transpose()?,
+        reason,
         since_ms: time(filter.since, "since")?,
         until_ms: time(filter.until, "until")?,
         statuses,
@@ -117,8 +112,9 @@ mod tests {
         let open = filter_of(v1::DeadLetterFilter::default()).unwrap();
         assert_eq!((open.statuses, open.subscription), (vec![DeadLetterStatus::Open], None));
         let wrong = [
-            v1::DeadLetterFilter { reason: "boredom".into(), ..Default::default() },
-            v1::DeadLetterFilter { statuses: vec!["gone".into()], ..Default::default() },
+            v1::DeadLetterFilter { reason: 99, ..Default::default() },
+            v1::DeadLetterFilter { statuses: vec![99], ..Default::default() },
+            v1::DeadLetterFilter { statuses: vec![0], ..Default::default() },
             v1::DeadLetterFilter {
                 since: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }),
                 ..Default::default()

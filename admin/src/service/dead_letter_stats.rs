@@ -4,8 +4,11 @@ use std::collections::HashMap;
 
 use prost::Message as _;
 use tonic::Status;
-use weft_index::history::{DeadLetter, DeadLetterFilter, status::reason_name};
-use weft_proto::v1::{self, DeadLetterField};
+use weft_index::history::{DeadLetter, DeadLetterFilter};
+use weft_proto::{
+    v1::{self, DeadLetterField},
+    words::Word as _,
+};
 
 use super::{
     selection::{PAGE, SELECTED_MAX},
@@ -46,8 +49,8 @@ fn group(dead_letter: &DeadLetter, fields: &[DeadLetterField]) -> v1::DeadLetter
     for field in fields {
         match field {
             DeadLetterField::Subscription => group.subscription.clone_from(&dead_letter.place.subscription),
-            DeadLetterField::Reason => reason_name(dead_letter.reason).clone_into(&mut group.reason),
-            DeadLetterField::Status => dead_letter.status.as_str().clone_into(&mut group.status),
+            DeadLetterField::Reason => group.reason = dead_letter.reason.into(),
+            DeadLetterField::Status => group.status = dead_letter.status.into(),
             DeadLetterField::Type => group.r#type.clone_from(&dead_letter.event_type),
             DeadLetterField::Source => group.source.clone_from(&dead_letter.source),
             DeadLetterField::Workflow => dead_letter.place.workflow.as_str().clone_into(&mut group.workflow_id),
@@ -61,8 +64,12 @@ fn group(dead_letter: &DeadLetter, fields: &[DeadLetterField]) -> v1::DeadLetter
 
 /// The groups with their counts, the largest first.
 fn sorted(counts: HashMap<Vec<u8>, v1::DeadLetterCount>) -> Vec<v1::DeadLetterCount> {
+    let words = |count: &v1::DeadLetterCount| (count.reason().word(), count.status().word());
     let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by(|(one, a), (other, b)| b.count.cmp(&a.count).then_with(|| one.cmp(other)));
+    counts.sort_by(|(one, a), (other, b)| {
+        let by_name = || a.subscription.cmp(&b.subscription).then_with(|| words(a).cmp(&words(b)));
+        b.count.cmp(&a.count).then_with(by_name).then_with(|| one.cmp(other))
+    });
     counts.into_iter().map(|(_, count)| count).take(COUNTS_MAX).collect()
 }
 

@@ -27,8 +27,6 @@ use crate::{
 mod list;
 mod named;
 
-/// Status of an event whose payload was erased.
-pub(super) const ERASED: &str = "erased";
 /// Default number of events of one page.
 const LIMIT_DEFAULT: u32 = 100;
 /// Maximum number of events of one page.
@@ -72,10 +70,10 @@ impl EventService for Events {
         // What a key may not see is not there.
         let seen = event.filter(|event| grant.check(&event.source, &event.workflow).is_ok());
         let event = seen.ok_or_else(unknown)?;
-        let status = if event.is_erased() { ERASED } else { found.status.as_str() };
+        let status = if event.is_erased() { v1::EventStatus::Erased } else { found.status.message() };
         Ok(Response::new(v1::GetEventResponse {
             event: Some(convert::event(event)),
-            status: status.to_owned(),
+            status: status.into(),
             deliveries: found.deliveries.into_iter().map(convert::delivery).collect(),
             stored_at: found.stored_at_ms.and_then(convert::milliseconds),
         }))

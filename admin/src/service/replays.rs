@@ -11,7 +11,8 @@ use weft_index::history::{ItemProgress, StoredCommand};
 use weft_proto::{
     ids::EventId,
     internal::{self, OutcomeKind, ReplayAction, command::Action},
-    v1::{self, replay_service_server::ReplayService},
+    v1::{self, ReplayState, replay_service_server::ReplayService},
+    words::Word as _,
 };
 
 use super::{
@@ -60,9 +61,9 @@ impl Replays {
         let parts = find(log, id).await?;
         let is_same = |stored: &Action| matches!(stored, Action::ReplayOrder(order) if order.replay == id && order.action() == action);
         if call.stored(log, is_same).await?.is_empty() {
-            let state = view(log, id, &parts).await?.state;
-            if let Some(problem) = changes_nothing(&state, action) {
-                return Err(refuse(Code::Conflict, format!("replay {id} is {state}: {problem}")));
+            let state = view(log, id, &parts).await?.state();
+            if let Some(problem) = changes_nothing(state, action) {
+                return Err(refuse(Code::Conflict, format!("replay {id} is {}: {problem}", state.word())));
             }
             let order = |part: &StoredCommand| {
                 let order = internal::ReplayOrder { replay: id.to_owned(), run: part.run.0, action: action.into() };
@@ -173,12 +174,12 @@ impl ReplayService for Replays {
 }
 
 /// Reason why a command would not change a replay in this state; `None`: it changes it.
-fn changes_nothing(state: &str, action: ReplayAction) -> Option<&'static str> {
+fn changes_nothing(state: ReplayState, action: ReplayAction) -> Option<&'static str> {
     match (state, action) {
-        ("done", _) => Some("everything that it delivers has come to its end"),
-        ("cancelled", _) => Some("what it had not delivered is discarded"),
-        ("paused", ReplayAction::Pause) => Some("nothing to pause"),
-        ("running", ReplayAction::Resume) => Some("nothing to resume"),
+        (ReplayState::Done, _) => Some("everything that it delivers has come to its end"),
+        (ReplayState::Cancelled, _) => Some("what it had not delivered is discarded"),
+        (ReplayState::Paused, ReplayAction::Pause) => Some("nothing to pause"),
+        (ReplayState::Running, ReplayAction::Resume) => Some("nothing to resume"),
         _ => None,
     }
 }
@@ -230,12 +231,12 @@ async fn view(log: &LogState, id: &str, parts: &[StoredCommand]) -> Result<v1::R
     let order = log.history.replay_order(id.to_owned()).await.map_err(of_history)?;
     replay.state = match order {
         // A cancel after everything was delivered has changed nothing.
-        Some(ReplayAction::Cancel) if replay.pending + replay.discarded > 0 => "cancelled",
-        _ if replay.pending == 0 => "done",
-        Some(ReplayAction::Pause) => "paused",
-        Some(ReplayAction::Resume | ReplayAction::Cancel | ReplayAction::Unspecified) | None => "running",
+        Some(ReplayAction::Cancel) if replay.pending + replay.discarded > 0 => ReplayState::Cancelled,
+        _ if replay.pending == 0 => ReplayState::Done,
+        Some(ReplayAction::Pause) => ReplayState::Paused,
+        Some(ReplayAction::Resume | ReplayAction::Cancel | ReplayAction::Unspecified) | None => ReplayState::Running,
     }
-    .to_owned();
+    .into();
     Ok(replay)
 }
 
@@ -257,17 +258,20 @@ mod tests {
     #[test]
     fn an_order_that_changes_nothing_says_so() {
         for action in [ReplayAction::Pause, ReplayAction::Resume, ReplayAction::Cancel] {
-            assert!(changes_nothing("done", action).is_some() && changes_nothing("cancelled", action).is_some());
+            assert!(
+                changes_nothing(ReplayState::Done, action).is_some()
+                    && changes_nothing(ReplayState::Cancelled, action).is_some()
+            );
         }
-        assert!(changes_nothing("paused", ReplayAction::Pause).is_some());
-        assert!(changes_nothing("running", ReplayAction::Resume).is_some());
+        assert!(changes_nothing(ReplayState::Paused, ReplayAction::Pause).is_some());
+        assert!(changes_nothing(ReplayState::Running, ReplayAction::Resume).is_some());
         for (state, action) in [
-            ("running", ReplayAction::Pause),
-            ("paused", ReplayAction::Resume),
-            ("running", ReplayAction::Cancel),
-            ("paused", ReplayAction::Cancel),
+            (ReplayState::Running, ReplayAction::Pause),
+            (ReplayState::Paused, ReplayAction::Resume),
+            (ReplayState::Running, ReplayAction::Cancel),
+            (ReplayState::Paused, ReplayAction::Cancel),
         ] {
-            assert_eq!(changes_nothing(state, action), None, "{state} {action:?}");
+            assert_eq!(changes_nothing(state, action), None, "{state:?} {action:?}");
         }
     }
 }

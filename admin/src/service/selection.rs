@@ -37,7 +37,7 @@ impl Selection {
             _ => return Err(refuse(Code::BadQuery, "give ids, or a filter, or all; exactly one of them")),
         };
         if let Self::Filter(filter) = &selection
-            && filter.statuses.iter().any(|status| status != DeadLetterStatus::Open.as_str())
+            && filter.statuses.iter().any(|status| *status != i32::from(DeadLetterStatus::Open))
         {
             return Err(refuse(Code::BadQuery, "filter.statuses: only open dead letters can be chosen; leave it out"));
         }
@@ -94,7 +94,7 @@ mod tests {
         let (ids, filter) = (vec!["a:b".to_owned()], Some(v1::DeadLetterFilter::default()));
         assert_eq!(Selection::of(ids.clone(), None, false).unwrap(), Selection::Ids(ids.clone()));
         assert_eq!(Selection::of(vec![], None, true).unwrap(), Selection::Filter(Default::default()));
-        let redriven = v1::DeadLetterFilter { statuses: vec!["redriven".into()], ..Default::default() };
+        let redriven = v1::DeadLetterFilter { statuses: vec![DeadLetterStatus::Redriven.into()], ..Default::default() };
         for (ids, filter, all) in [
             (vec![], None, false),
             (ids.clone(), None, true),

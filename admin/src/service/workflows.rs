@@ -10,6 +10,7 @@ use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid, WorkflowId},
     internal::{self, LaneAction, command::Action},
     v1::{self, workflow_service_server::WorkflowService},
+    words,
 };
 
 use super::{
@@ -139,12 +140,8 @@ impl WorkflowService for Workflows {
         let log = self.state.log()?;
         let grant = auth::grant(&request)?;
         let asked = request.into_inner();
-        for state in &asked.states {
-            if !["open", "waiting", "blocked", "paused", "away", "held"].contains(&state.as_str()) {
-                let problem = format!("states: {state:?} is not open, waiting, blocked, paused, away or held");
-                return Err(refuse(Code::BadQuery, problem));
-            }
-        }
+        let states = words::values(&asked.states)
+            .ok_or_else(|| refuse(Code::BadQuery, "states: one is not a state of a lane"))?;
         // Lanes have no source, so a key that is limited to some sees none.
         auth::check_all_sources(&grant)?;
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
@@ -152,7 +149,7 @@ impl WorkflowService for Workflows {
             subscription: given(asked.subscription),
             workflow: given(asked.workflow_id),
             workflow_prefixes: grant.workflow_prefixes().to_vec(),
-            states: asked.states,
+            states,
         };
         let after = page_token::decode_lane(&asked.page_token)?;
         let limit = page_size(asked.page_size, "page_size")?;
@@ -378,7 +375,7 @@ async fn view(log: &LogState, lane: LaneHistory) -> Result<v1::WorkflowLane, Sta
         head_stored_at: head.as_ref().map(|head| convert::timestamp(head.stored_at)),
         waiting_events: lane.waiting,
         uncounted: lane.lane.uncounted,
-        state: lane.state().to_owned(),
+        state: lane.state().into(),
         subscription: lane.subscription,
         workflow_id: lane.workflow.as_str().to_owned(),
         head_event_id: head.map(|head| head.event.id.to_string()).unwrap_or_default(),

@@ -7,6 +7,7 @@ use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, WorkflowId},
     internal::{self, CommandStatus, OutcomeKind},
     v1,
+    words::Word as _,
 };
 
 use weft_testkit::eventually;
@@ -22,12 +23,12 @@ async fn list(mesh: &Mesh, request: v1::ListDeadLettersRequest) -> v1::ListDeadL
     mesh.admin.dead_letters().list_dead_letters(request).await.unwrap().into_inner()
 }
 
-async fn statuses(mesh: &Mesh, ids: &[String]) -> Vec<String> {
+async fn statuses(mesh: &Mesh, ids: &[String]) -> Vec<&'static str> {
     let mut statuses = Vec::new();
     for id in ids {
         let request = v1::GetDeadLetterRequest { id: id.clone() };
         let answer = mesh.admin.dead_letters().get_dead_letter(request).await.unwrap().into_inner();
-        statuses.push(answer.dead_letter.unwrap().status);
+        statuses.push(answer.dead_letter.unwrap().status().word());
     }
     statuses
 }
@@ -79,8 +80,8 @@ async fn dead_letters_are_listed_and_shown() {
     let of_one = list(&mesh, v1::ListDeadLettersRequest { filter: Some(filter), ..Default::default() }).await;
     let [dead] = &of_one.dead_letters[..] else { panic!("one: {of_one:?}") };
     assert_eq!((dead.id.as_str(), dead.subscription.as_str(), dead.sequence_number), (ids[1].as_str(), "billing", 1));
-    assert_eq!((dead.reason.as_str(), dead.attempts, dead.last_status), ("exhausted", 1, 500));
-    assert_eq!((dead.last_error.as_str(), dead.status.as_str()), ("answered 500", "open"));
+    assert_eq!((dead.reason().word(), dead.attempts, dead.last_status), ("exhausted", 1, 500));
+    assert_eq!((dead.last_error.as_str(), dead.status().word()), ("answered 500", "open"));
     assert_eq!((dead.r#type.as_str(), dead.source.as_str()), ("order.paid", "shop"));
     assert!(dead.first_failed_at.unwrap().seconds <= dead.dead_lettered_at.unwrap().seconds);
 
@@ -91,7 +92,7 @@ async fn dead_letters_are_listed_and_shown() {
     assert_eq!(&shown.event.unwrap().data[..], br#"{"total":1}"#);
     let request = v1::GetEventRequest { event_id: places[0].1.to_string(), ..Default::default() };
     let event = mesh.admin.events().get_event(request).await.unwrap().into_inner();
-    assert_eq!((event.status.as_str(), event.event.unwrap().event_id), ("dead_lettered", places[0].1.to_string()));
+    assert_eq!((event.status().word(), event.event.unwrap().event_id), ("dead_lettered", places[0].1.to_string()));
 
     let unknown = v1::GetDeadLetterRequest { id: format!("audit:{}", places[0].1) };
     let refused = mesh.admin.dead_letters().get_dead_letter(unknown).await;
@@ -147,12 +148,11 @@ async fn a_redrive_acts_once_and_tells_how_it_goes() {
     let mut settled = Vec::new();
     let mut last = first;
     while let Some(item) = next(&mut progress).await {
-        settled.push((item.id.clone(), item.status.clone()));
+        settled.push((item.id.clone(), item.status().word()));
         last = item;
     }
     settled.sort();
-    let mut expected: Vec<_> =
-        ids.iter().cloned().zip(["not_applicable", "redriven", "open"].map(str::to_owned)).collect();
+    let mut expected: Vec<_> = ids.iter().cloned().zip(["not_applicable", "redriven", "open"]).collect();
     expected.sort();
     assert_eq!(settled, expected);
     assert_eq!((last.delivered, last.failed, last.not_applicable), (1, 1, 1));
@@ -261,12 +261,12 @@ async fn dead_letters_of_one_event_id_are_identified_by_their_place() {
     let delivered = outcome("order-1", id, second, run, OutcomeKind::Delivered);
     mesh.commit(SHARD, internal::Commit { cursor: second, outcomes: vec![delivered], ..Default::default() }).await;
     let settled = next(&mut progress).await.unwrap();
-    assert_eq!((settled.id.as_str(), settled.status.as_str()), (ids[0].as_str(), "redriven"));
+    assert_eq!((settled.id.as_str(), settled.status().word()), (ids[0].as_str(), "redriven"));
     assert_eq!(statuses(&mesh, &ids).await, ["redriven", "open"]);
     for (seq, status) in [(first, "dead_lettered"), (second, "delivered")] {
         let request = v1::GetEventRequest { event_id: format!("{id}@{seq}"), ..Default::default() };
         let event = mesh.admin.events().get_event(request).await.unwrap().into_inner();
-        assert_eq!(event.status, status, "at {seq}");
+        assert_eq!(event.status().word(), status, "at {seq}");
     }
 }
 
@@ -288,7 +288,7 @@ async fn a_redrive_is_cut_by_shard() {
     }
     let mut delivered = 0;
     while let Some(item) = next(&mut progress).await {
-        assert_eq!(item.status, "redriven");
+        assert_eq!(item.status().word(), "redriven");
         delivered = item.delivered;
     }
     assert_eq!(delivered, 3);
@@ -312,7 +312,7 @@ async fn a_history_that_is_built_anew_says_the_same() {
         mesh: &Mesh,
         places: &[(String, EventId, u64)],
     ) -> (Vec<v1::DeadLetter>, Vec<v1::GetEventResponse>) {
-        let statuses = ["open", "redriven"].map(str::to_owned).to_vec();
+        let statuses = vec![v1::DeadLetterStatus::Open.into(), v1::DeadLetterStatus::Redriven.into()];
         let filter = Some(v1::DeadLetterFilter { statuses, ..Default::default() });
         let listed = list(mesh, v1::ListDeadLettersRequest { filter, ..Default::default() }).await.dead_letters;
         let mut events = Vec::new();
@@ -324,7 +324,7 @@ async fn a_history_that_is_built_anew_says_the_same() {
     }
     let before = answers(&mesh, &places).await;
     assert_eq!(before.0.len(), 3);
-    assert_eq!(before.1[0].status, "delivered");
+    assert_eq!(before.1[0].status().word(), "delivered");
     assert_eq!(before.1[0].deliveries.len(), 2);
 
     let file = "history.redb";
@@ -369,7 +369,7 @@ async fn dead_letters_are_counted_by_any_field_and_named_by_their_event() {
     let by_workflow = count(&[v1::DeadLetterField::Workflow]).await.unwrap();
     assert_eq!(by_workflow.iter().map(|one| one.count).collect::<Vec<_>>(), [1, 1, 1]);
     let usual = count(&[]).await.unwrap();
-    assert_eq!((usual[0].subscription.as_str(), usual[0].status.as_str(), usual[0].count), ("billing", "open", 3));
+    assert_eq!((usual[0].subscription.as_str(), usual[0].status().word(), usual[0].count), ("billing", "open", 3));
     assert_eq!(reason(count(&[v1::DeadLetterField::Unspecified]).await), (Code::InvalidArgument, "BAD_QUERY".into()));
 
     let event = places[1].1.to_string();

@@ -15,6 +15,7 @@ use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq},
     internal::{self, command::Action},
     v1,
+    words::Word as _,
 };
 use weft_testkit::eventually;
 
@@ -83,7 +84,7 @@ async fn a_workflow_is_erased_and_its_events_stay_known() {
             mesh.restart_admin(|folder| std::fs::remove_file(folder.join("history.redb")).unwrap()).await;
         }
         for (id, number) in [(first, 1), (second, 2)] {
-            let told = eventually(PATIENCE, async || get(&mesh, id).await.status == "erased").await;
+            let told = eventually(PATIENCE, async || get(&mesh, id).await.status().word() == "erased").await;
             assert!(told, "{:?}", get(&mesh, id).await);
             let event = get(&mesh, id).await.event.unwrap();
             assert!(event.erased && event.data == b"null"[..], "{event:?}");
@@ -105,7 +106,7 @@ async fn answers_of_receivers_are_not_shown_of_an_erased_event() {
     assert_eq!(get(&mesh, id).await.deliveries[0].attempts[0].response, b"oops");
     let request = v1::EraseEventsRequest { event_ids: vec![id.to_string()], reason: "r".into(), ..Default::default() };
     assert_eq!(erase(&mesh, request).await.unwrap().erased, 1);
-    assert!(eventually(PATIENCE, async || get(&mesh, id).await.status == "erased").await);
+    assert!(eventually(PATIENCE, async || get(&mesh, id).await.status().word() == "erased").await);
     let deliveries = get(&mesh, id).await.deliveries;
     let [attempt] = &deliveries[0].attempts[..] else { panic!("one attempt: {deliveries:?}") };
     assert!(attempt.response.is_empty() && attempt.error.is_empty() && attempt.status == 500, "{attempt:?}");
@@ -140,7 +141,7 @@ async fn an_interrupted_call_is_finished_by_the_next_admin() {
     let gone = eventually(PATIENCE, async || !holds(&mesh, "EVENTS", "jane").await).await;
     assert!(gone, "the rest is erased");
     for id in [untouched, recorded] {
-        assert!(eventually(PATIENCE, async || get(&mesh, id).await.status == "erased").await);
+        assert!(eventually(PATIENCE, async || get(&mesh, id).await.status().word() == "erased").await);
     }
     let done = async || {
         let stored = direct::range(&mesh.connection, "COMMANDS", StreamSeq(1), ">", 10, 1 << 20).await.unwrap();
@@ -165,7 +166,7 @@ async fn payloads_of_a_source_go_after_their_retention() {
     };
     mesh.kv().put_source(&retaining("other", 1), 0).await.unwrap();
     mesh.kv().put_source(&retaining(&source, 1), 0).await.unwrap();
-    assert!(eventually(PATIENCE, async || get(&mesh, id).await.status == "erased").await);
+    assert!(eventually(PATIENCE, async || get(&mesh, id).await.status().word() == "erased").await);
     // The record comes first.
     assert!(eventually(PATIENCE, async || !holds(&mesh, "EVENTS", "jane").await).await);
     let record = direct::get(&mesh.connection, "EVENTS", StreamSeq(seq + 1)).await.unwrap().unwrap();
@@ -318,7 +319,9 @@ async fn a_workflow_is_shown_with_its_erased_events() {
             }
         }
     };
-    let of = |events: [(u64, &str); 3]| events.map(|(number, status)| (number, status.to_owned())).to_vec();
+    let of = |events: [(u64, &str); 3]| {
+        events.map(|(number, status)| (number, v1::EventStatus::from_word(status).unwrap().into())).to_vec()
+    };
     let whole = of([(3, "pending"), (2, "pending"), (1, "pending")]);
     assert_eq!(shown(true, 0, None).await, whole);
     assert_eq!(shown(true, 1, Some(ids[2])).await, whole, "its token's event is erased in between");

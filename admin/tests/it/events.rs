@@ -8,6 +8,7 @@ use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
     internal::{self, OutcomeKind},
     v1,
+    words::Word as _,
 };
 
 use crate::mesh::{BILLING, Mesh, PATIENCE, attempt, opening, outcome, reason};
@@ -30,7 +31,7 @@ async fn an_event_is_told_with_its_deliveries_and_attempts() {
     let mut mesh = Mesh::start(1).await;
     let (id, seq) = mesh.event("order-1", r#"{ "b" : 1.0 }"#).await;
     let fresh = get(&mesh, id).await.unwrap();
-    assert_eq!((fresh.status.as_str(), fresh.deliveries.len()), ("pending", 0));
+    assert_eq!((fresh.status().word(), fresh.deliveries.len()), ("pending", 0));
     let event = fresh.event.unwrap();
     assert_eq!(&event.data[..], br#"{ "b" : 1.0 }"#, "untouched");
     assert_eq!((event.sequence_number, event.workflow_id.as_str()), (1, "order-1"));
@@ -54,7 +55,7 @@ async fn an_event_is_told_with_its_deliveries_and_attempts() {
     };
     mesh.commit(SHARD, failed).await;
     let retrying = get(&mesh, id).await.unwrap();
-    assert_eq!(retrying.status, "retrying");
+    assert_eq!(retrying.status().word(), "retrying");
     assert_eq!(retrying.deliveries[0].next_attempt_at.unwrap().seconds, 1_700_000_060);
 
     let delivered = internal::Commit {
@@ -69,12 +70,12 @@ async fn an_event_is_told_with_its_deliveries_and_attempts() {
     };
     mesh.commit(SHARD, delivered).await;
     let done = get(&mesh, id).await.unwrap();
-    assert_eq!(done.status, "delivered");
+    assert_eq!(done.status().word(), "delivered");
     let [delivery] = &done.deliveries[..] else { panic!("one delivery: {done:?}") };
     assert_eq!((delivery.subscription.as_str(), delivery.run, delivery.attempt_count), ("billing", 0, 2));
     assert!(delivery.settled_at.is_some() && delivery.next_attempt_at.is_none());
     let attempts: Vec<_> =
-        delivery.attempts.iter().map(|attempt| (attempt.number, attempt.outcome.as_str(), attempt.status)).collect();
+        delivery.attempts.iter().map(|attempt| (attempt.number, attempt.outcome().word(), attempt.status)).collect();
     assert_eq!(attempts, [(1, "http_status", 500), (2, "delivered", 204)]);
     assert_eq!(delivery.attempts[0].response, b"oops");
 

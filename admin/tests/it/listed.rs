@@ -6,6 +6,7 @@ use weft_proto::{
     ids::{EventId, ShardId},
     internal::{self, OutcomeKind},
     v1::{self, Scope, event_service_client::EventServiceClient},
+    words::Word as _,
 };
 use weft_testkit::eventually;
 
@@ -63,16 +64,17 @@ async fn events_are_found_by_what_became_of_them() {
     assert!(
         all.events.iter().all(|listed| listed.event.as_ref().unwrap().data.is_empty() && listed.stored_at.is_some())
     );
-    let of_status = |status: &str| by(v1::ListEventsFilter { statuses: vec![status.into()], ..Default::default() });
-    let retrying = list(&mesh, of_status("retrying")).await.unwrap();
+    let of_status =
+        |status: v1::EventStatus| by(v1::ListEventsFilter { statuses: vec![status.into()], ..Default::default() });
+    let retrying = list(&mesh, of_status(v1::EventStatus::Retrying)).await.unwrap();
     let [listed] = &retrying.events[..] else { panic!("{retrying:?}") };
-    assert_eq!((listed.status.as_str(), &listed.deliveries[0].attempts[0].response[..]), ("retrying", &b"oops"[..]));
+    assert_eq!((listed.status().word(), &listed.deliveries[0].attempts[0].response[..]), ("retrying", &b"oops"[..]));
     let made = &listed.deliveries[0].attempts[0];
     let after = |time: &Option<prost_types::Timestamp>| time.unwrap().nanos / 1_000_000;
     assert_eq!((after(&made.connected_at), after(&made.answered_at)), (7, 40), "the stages of an attempt");
-    assert_eq!(numbers(&list(&mesh, of_status("delivered")).await.unwrap()), [1]);
-    assert_eq!(numbers(&list(&mesh, of_status("pending")).await.unwrap()), [6, 5, 4, 3]);
-    let refused = list(&mesh, of_status("lost")).await;
+    assert_eq!(numbers(&list(&mesh, of_status(v1::EventStatus::Delivered)).await.unwrap()), [1]);
+    assert_eq!(numbers(&list(&mesh, of_status(v1::EventStatus::Pending)).await.unwrap()), [6, 5, 4, 3]);
+    let refused = list(&mesh, of_status(v1::EventStatus::Unspecified)).await;
     assert_eq!(reason(refused), (Code::InvalidArgument, "BAD_QUERY".into()));
 
     // Pages continue after the last entry shown; events that arrive meanwhile are not on them.

@@ -9,6 +9,7 @@ use weft_proto::{
     ids::{EventId, ShardId, StreamSeq},
     internal::{self, CommandStatus, LaneAction, OutcomeKind, command::Action},
     v1,
+    words::Word as _,
 };
 use weft_testkit::eventually;
 
@@ -90,10 +91,10 @@ async fn a_lane_is_listed_and_its_head_skipped_once() {
     let (first, seq) = mesh.event("order-1", "{}").await;
     let (second, last) = mesh.event("order-1", "{}").await;
     mesh.commit(SHARD, internal::Commit { cursor: last, lanes: vec![blocked(seq, last)], ..opening() }).await;
-    let request = v1::ListLanesRequest { states: vec!["blocked".into()], ..Default::default() };
+    let request = v1::ListLanesRequest { states: vec![v1::LaneState::Blocked.into()], ..Default::default() };
     let lanes = mesh.admin.workflows().list_lanes(request).await.unwrap().into_inner().lanes;
     let [lane] = &lanes[..] else { panic!("one lane: {lanes:?}") };
-    assert_eq!((lane.subscription.as_str(), lane.state.as_str()), ("billing", "blocked"));
+    assert_eq!((lane.subscription.as_str(), lane.state().word()), ("billing", "blocked"));
     assert_eq!((lane.head_event_id.clone(), lane.attempts), (first.to_string(), 1));
 
     let skipping = spawn_skip(&mesh, "skip-1");
@@ -107,7 +108,7 @@ async fn a_lane_is_listed_and_its_head_skipped_once() {
     let skipped = skipping.await.unwrap().unwrap().into_inner();
     assert_eq!(skipped.event_id, first.to_string());
     let lane = skipped.lane.unwrap();
-    assert_eq!((lane.state.as_str(), lane.head_event_id), ("open", second.to_string()));
+    assert_eq!((lane.state().word(), lane.head_event_id), ("open", second.to_string()));
 
     let again = mesh.admin.workflows().skip_lane(skip("skip-1")).await.unwrap().into_inner();
     assert_eq!((again.event_id, commands(&mesh).await.len()), (first.to_string(), 1));
@@ -126,7 +127,7 @@ async fn a_lane_is_listed_and_its_head_skipped_once() {
 
     let request = v1::GetWorkflowRequest { workflow_id: "order-1".into(), ..Default::default() };
     let workflow = mesh.admin.workflows().get_workflow(request).await.unwrap().into_inner();
-    let statuses: Vec<_> = workflow.events.iter().map(|event| event.status.as_str()).collect();
+    let statuses: Vec<_> = workflow.events.iter().map(|event| event.status().word()).collect();
     assert_eq!((statuses, workflow.lanes.len()), (vec!["dead_lettered", "pending"], 1));
 }
 
@@ -157,12 +158,12 @@ async fn dead_letters_are_closed_and_counted() {
 
     let request = v1::GetDeadLetterRequest { id: format!("billing:{}", places[0].0) };
     let found = mesh.admin.dead_letters().get_dead_letter(request).await.unwrap().into_inner();
-    assert_eq!(found.dead_letter.unwrap().status, "resolved");
+    assert_eq!(found.dead_letter.unwrap().status().word(), "resolved");
     let request = v1::GetEventRequest { event_id: places[0].0.to_string(), ..Default::default() };
-    assert_eq!(mesh.admin.events().get_event(request).await.unwrap().into_inner().status, "resolved");
+    assert_eq!(mesh.admin.events().get_event(request).await.unwrap().into_inner().status().word(), "resolved");
     let stats = mesh.admin.dead_letters().dead_letter_stats(v1::DeadLetterStatsRequest::default()).await;
     let counts = stats.unwrap().into_inner().counts;
-    let counts: Vec<_> = counts.iter().map(|count| (count.status.as_str(), count.count)).collect();
+    let counts: Vec<_> = counts.iter().map(|count| (count.status().word(), count.count)).collect();
     assert_eq!(counts, [("open", 1), ("resolved", 1)]);
 }
 
@@ -186,7 +187,7 @@ async fn a_replay_is_followed_to_its_end() {
     assert_eq!(reason(client.start_replay(never).await), (Code::InvalidArgument, "BAD_QUERY".into()));
     for _ in 0..2 {
         let replay = client.start_replay(request.clone()).await.unwrap().into_inner();
-        assert_eq!((replay.id.as_str(), replay.state.as_str(), replay.pending), ("again", "running", 2));
+        assert_eq!((replay.id.as_str(), replay.state().word(), replay.pending), ("again", "running", 2));
         assert_eq!(replay.rate, rate);
     }
     let (run, command) = until_commanded(&mesh, 1).await;
@@ -196,17 +197,17 @@ async fn a_replay_is_followed_to_its_end() {
     assert_eq!(replay.interval_us, 20_000);
 
     let order = v1::PauseReplayRequest { id: "again".into(), ..Default::default() };
-    assert_eq!(client.pause_replay(order).await.unwrap().into_inner().state, "paused");
+    assert_eq!(client.pause_replay(order).await.unwrap().into_inner().state().word(), "paused");
     let (_, command) = until_commanded(&mesh, 2).await;
     let Some(Action::ReplayOrder(order)) = &command.action else { panic!("an order: {command:?}") };
     assert_eq!((order.run, order.action()), (run, internal::ReplayAction::Pause));
     let order = v1::ResumeReplayRequest { id: "again".into(), ..Default::default() };
-    assert_eq!(client.resume_replay(order).await.unwrap().into_inner().state, "running");
+    assert_eq!(client.resume_replay(order).await.unwrap().into_inner().state().word(), "running");
     let delivered = outcome("order-1", events[0].0, events[0].1, run, OutcomeKind::Delivered);
     mesh.commit(SHARD, internal::Commit { outcomes: vec![delivered], ..opening() }).await;
     let order = v1::CancelReplayRequest { id: "again".into(), ..Default::default() };
     let replay = client.cancel_replay(order.clone()).await.unwrap().into_inner();
-    assert_eq!((replay.state.as_str(), replay.delivered, replay.pending), ("cancelled", 1, 1));
+    assert_eq!((replay.state().word(), replay.delivered, replay.pending), ("cancelled", 1, 1));
     let late = v1::PauseReplayRequest { id: "again".into(), ..Default::default() };
     assert_eq!(reason(client.pause_replay(late).await), (Code::Aborted, "CONFLICT".into()));
     assert_eq!(reason(client.cancel_replay(order).await), (Code::Aborted, "CONFLICT".into()));
@@ -278,7 +279,7 @@ async fn a_lane_that_waits_says_why() {
     };
     let attempts = vec![attempt(1, 500), attempt(2, 503)];
     mesh.commit(SHARD, internal::Commit { cursor: seq, lanes: vec![lane], attempts, ..opening() }).await;
-    let request = v1::ListLanesRequest { states: vec!["waiting".into()], ..Default::default() };
+    let request = v1::ListLanesRequest { states: vec![v1::LaneState::Waiting.into()], ..Default::default() };
     let lanes = mesh.admin.workflows().list_lanes(request).await.unwrap().into_inner().lanes;
     let [lane] = &lanes[..] else { panic!("one lane: {lanes:?}") };
     assert_eq!((lane.head_event_id.clone(), lane.attempts, lane.uncounted), (event.to_string(), 2, 2));

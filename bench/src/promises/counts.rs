@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use tokio::time::sleep;
-use weft_proto::v1;
+use weft_proto::v1::{self, DeliveryStatus};
 use weft_services::{
     command::admin::AdminClient,
     mesh::{SOURCE, SUBSCRIPTION},
@@ -150,18 +150,23 @@ async fn of_history(admin: &AdminClient) -> anyhow::Result<Counts> {
         .flat_map(|event| &event.deliveries)
         .filter(|delivery| delivery.subscription == SUBSCRIPTION)
         .collect();
-    let count = |status: &[&str]| -> u64 {
-        let count = deliveries.iter().filter(|delivery| status.contains(&delivery.status.as_str())).count();
+    let count = |statuses: &[DeliveryStatus]| -> u64 {
+        let count = deliveries.iter().filter(|delivery| statuses.contains(&delivery.status())).count();
         u64::try_from(count).unwrap_or(u64::MAX)
     };
     let attempts: u64 = deliveries.iter().map(|delivery| u64::from(delivery.attempt_count)).sum();
-    let settled = count(&["delivered", "dead_lettered", "discarded", "resolved"]);
+    let settled = count(&[
+        DeliveryStatus::Delivered,
+        DeliveryStatus::DeadLettered,
+        DeliveryStatus::Discarded,
+        DeliveryStatus::Resolved,
+    ]);
     Ok(Counts::from([
         ("accepted", u64::try_from(events.len()).unwrap_or(u64::MAX)),
         ("attempts", attempts),
-        ("failed attempts", attempts.saturating_sub(count(&["delivered"]))),
-        ("delivered", count(&["delivered"])),
-        ("dead letters", count(&["dead_lettered"])),
+        ("failed attempts", attempts.saturating_sub(count(&[DeliveryStatus::Delivered]))),
+        ("delivered", count(&[DeliveryStatus::Delivered])),
+        ("dead letters", count(&[DeliveryStatus::DeadLettered])),
         ("backlog", u64::try_from(deliveries.len()).unwrap_or(u64::MAX).saturating_sub(settled)),
     ]))
 }

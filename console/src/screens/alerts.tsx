@@ -10,6 +10,9 @@ import { useSession } from "../session";
 import { Age, Badge, Empty, Failed, Head, Loading, Panel, Text, Time } from "../ui/basics";
 import { useShards } from "./cluster";
 import { useSubscriptions } from "./subscriptions";
+import { ShardState } from "../gen/weft/v1/shard_service_pb";
+import { DeadLetterStatus, ReceiverCondition } from "../gen/weft/v1/status_pb";
+import { receiverCondition } from "../words";
 
 interface Alert {
   key: string;
@@ -30,19 +33,19 @@ export function useAlerts() {
   const lanes = useLaneCounts();
   const letters = useQuery({
     queryKey: ["dead-letter-stats", "open"],
-    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
+    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: [DeadLetterStatus.OPEN] } }),
     refetchInterval: 5000,
   });
   const alerts: Alert[] = [];
   for (const shard of shards.data?.shards ?? []) {
-    if (shard.state === "stopped") alerts.push({ key: `shard:${shard.shard}`, tone: "bad", what: `Shard ${shard.shard} has stopped`, detail: shard.problem, href: "/cluster" });
+    if (shard.state === ShardState.STOPPED) alerts.push({ key: `shard:${shard.shard}`, tone: "bad", what: `Shard ${shard.shard} has stopped`, detail: shard.problem, href: "/cluster" });
     else if (!shard.worker) alerts.push({ key: `owner:${shard.shard}`, tone: "bad", what: `Shard ${shard.shard} has no owner`, detail: "no worker delivers its events", href: "/cluster" });
   }
   for (const { subscription, receivers } of subscriptions.data?.all ?? []) {
     if (!subscription) continue;
     const { name } = subscription;
     for (const receiver of receivers) {
-      alerts.push({ key: `receiver:${name}:${receiver.shard}`, tone: receiver.state === "away" ? "bad" : "warn", what: `${name}: ${receiver.state === "away" ? "the circuit is open" : receiver.state}`, detail: receiver.reason, since: dateOf(receiver.since), href: subscriptionPath(name) });
+      alerts.push({ key: `receiver:${name}:${receiver.shard}`, tone: receiver.state === ReceiverCondition.AWAY ? "bad" : "warn", what: `${name}: ${receiver.state === ReceiverCondition.AWAY ? "the circuit is open" : receiverCondition.word(receiver.state)}`, detail: receiver.reason, since: dateOf(receiver.since), href: subscriptionPath(name) });
     }
     if (subscription.paused) alerts.push({ key: `paused:${name}`, tone: "warn", what: `${name} is paused`, detail: subscription.pauseReason, href: subscriptionPath(name) });
     const blocked = lanes.of(name).blocked ?? 0;

@@ -6,6 +6,8 @@ import { count, dateOf } from "../format";
 import { useSession } from "../session";
 import { Streams, useStats } from "./traffic";
 import { Age, Badge, Empty, Failed, Head, Loading, Status, Text, Time } from "../ui/basics";
+import { ShardState } from "../gen/weft/v1/shard_service_pb";
+import { shardState } from "../words";
 
 export function useShards(enabled = true) {
   return useQuery({ queryKey: ["shards"], queryFn: () => api.shards.listShards({}), refetchInterval: 2000, enabled });
@@ -16,7 +18,7 @@ export function Cluster() {
   const found = useShards(!isLimited);
   const { stats } = useStats(60, !isLimited);
   const shards = found.data?.shards ?? [];
-  const stopped = shards.filter((shard) => shard.state === "stopped");
+  const stopped = shards.filter((shard) => shard.state === ShardState.STOPPED);
   return (
     <>
       <Head title="Cluster" sub="Shards of the log and the workers that own them." />
@@ -59,7 +61,7 @@ export function Cluster() {
                     <tr key={shard.shard}>
                       <td className="num">{shard.shard}</td>
                       <td>
-                        <Status of={shard.state} />
+                        <Status of={shardState.word(shard.state)} />
                       </td>
                       <td>{shard.worker ? <code><Text>{shard.worker}</Text></code> : <Badge tone="warn">none</Badge>}</td>
                       <td className="num">{count(shard.epoch)}</td>

@@ -13,6 +13,8 @@ import { Action } from "../ui/action";
 import { Cut, Dialog, Empty, Facts, Failed, FilterInput, Head, Id, Loading, Panel, Select, Status, Text, Time } from "../ui/basics";
 import { type Column, List } from "../ui/list";
 import { Payload } from "../ui/payload";
+import { DeadLetterStatus } from "../gen/weft/v1/status_pb";
+import { deadLetterReason, deadLetterStatus } from "../words";
 
 const NAMES = ["subscription", "workflow", "type", "source", "reason", "status", "since", "until", "error", "open"] as const;
 const REASONS = ["exhausted", "permanent", "transform_failed", "schema_invalid", "skipped", "expired"];
@@ -42,10 +44,10 @@ export function DeadLetters() {
       workflowId: fields.workflow,
       type: fields.type,
       source: fields.source,
-      reason: fields.reason,
+      reason: deadLetterReason.of(fields.reason),
       since: since && timestampFromDate(since),
       until: until && timestampFromDate(until),
-      statuses: status === "all" ? STATUSES : [status],
+      statuses: (status === "all" ? STATUSES : [status]).map(deadLetterStatus.of),
     };
     // biome-ignore lint: the fields are texts
   }, [fields.subscription, fields.workflow, fields.type, fields.source, fields.reason, fields.since, fields.until, status]);
@@ -100,8 +102,8 @@ export function DeadLetters() {
       },
       { title: "No.", width: "40px", right: true, show: (letter) => count(letter.sequenceNumber) },
       { title: "Type", width: "minmax(90px, 0.8fr)", show: (letter) => <Cut>{letter.type}</Cut> },
-      { title: "Reason", width: "116px", show: (letter) => <Status of={letter.reason} tone="" /> },
-      { title: "Status", width: "88px", show: (letter) => <Status of={letter.status} /> },
+      { title: "Reason", width: "116px", show: (letter) => <Status of={deadLetterReason.word(letter.reason)} tone="" /> },
+      { title: "Status", width: "88px", show: (letter) => <Status of={deadLetterStatus.word(letter.status)} /> },
       { title: "Attempts", width: "60px", right: true, show: (letter) => count(letter.attempts) },
       { title: "Last error", width: "minmax(130px, 1.6fr)", show: (letter) => <Cut>{errorOf(letter)}</Cut> },
     ];
@@ -115,7 +117,7 @@ export function DeadLetters() {
             tabIndex={-1}
             aria-label={`Select ${letter.id}`}
             checked={selected.has(letter.id)}
-            disabled={letter.status !== "open"}
+            disabled={letter.status !== DeadLetterStatus.OPEN}
             onChange={() => toggle(letter)}
           />
         ),
@@ -130,7 +132,7 @@ export function DeadLetters() {
   };
   const act = async (reason: string, requestId: string) => {
     if (!asked) return;
-    const what = asked.all ? { filter: { ...filter, statuses: ["open"] } } : { ids: [...selected] };
+    const what = asked.all ? { filter: { ...filter, statuses: [DeadLetterStatus.OPEN] } } : { ids: [...selected] };
     if (asked.verb === "redrive") startRedrive({ ...what, reason }, requestId, operator.operator);
     else if (asked.verb === "resolve") await api.deadLetters.resolveDeadLetters({ ...what, reason, requestId });
     else await api.deadLetters.discardDeadLetters({ ...what, reason, requestId });
@@ -141,7 +143,7 @@ export function DeadLetters() {
     if (!asked) return "";
     if (!asked.all) return plural(selected.size, "dead letter");
     // A resolve that changes nothing answers with the number alone; a redrive's would name each.
-    const dry = await api.deadLetters.resolveDeadLetters({ filter: { ...filter, statuses: ["open"] }, dryRun: true, reason: "count" }, { signal });
+    const dry = await api.deadLetters.resolveDeadLetters({ filter: { ...filter, statuses: [DeadLetterStatus.OPEN] }, dryRun: true, reason: "count" }, { signal });
     return plural(dry.selected, "dead letter");
   };
 
@@ -173,7 +175,7 @@ export function DeadLetters() {
                   type="checkbox"
                   checked={allShown}
                   aria-label="Select all that are loaded"
-                  onChange={() => setSelected(new Set(allShown ? [] : rows.filter((letter) => letter.status === "open").map((letter) => letter.id)))}
+                  onChange={() => setSelected(new Set(allShown ? [] : rows.filter((letter) => letter.status === DeadLetterStatus.OPEN).map((letter) => letter.id)))}
                 />
                 {selected.size > 0 ? `${count(selected.size)} selected` : "Select"}
               </label>
@@ -226,13 +228,13 @@ export function DeadLetters() {
   );
 }
 
-const errorOf = (letter: Pick<DeadLetter, "lastError" | "reason">) => letter.lastError || letter.reason.replaceAll("_", " ");
+const errorOf = (letter: Pick<DeadLetter, "lastError" | "reason">) => letter.lastError || deadLetterReason.word(letter.reason).replaceAll("_", " ");
 
 function Groups({ counts, errorCounts, chosen, set }: { counts: DeadLetterCount[]; errorCounts: DeadLetterCount[]; chosen: string; set: (changes: Record<string, string>) => void }) {
   const groups = useMemo(() => {
     const sums = new Map<string, { subscription: string; reason: string; count: bigint }>();
     for (const { subscription, reason, count: each } of counts) {
-      const group = sums.get(`${subscription}\n${reason}`) ?? { subscription, reason, count: 0n };
+      const group = sums.get(`${subscription}\n${reason}`) ?? { subscription, reason: deadLetterReason.word(reason), count: 0n };
       group.count += each;
       sums.set(`${subscription}\n${reason}`, group);
     }
@@ -297,10 +299,10 @@ function Letter({ id, onClose, canAct, onAct }: { id: string; onClose: () => voi
           <Facts
             of={[
               ["Id", <Id key="i" value={letter.id} name="the id" />],
-              ["Status", <Status key="s" of={letter.status} />],
+              ["Status", <Status key="s" of={deadLetterStatus.word(letter.status)} />],
               ["Event", <Link key="e" href={eventPath(letter.eventId)}><Text>{letter.type}</Text>, no. {count(letter.sequenceNumber)}</Link>],
               ["Workflow", <Link key="w" href={workflowPath(letter.workflowId)}><Text>{letter.workflowId}</Text></Link>],
-              ["Reason", letter.reason.replaceAll("_", " ")],
+              ["Reason", deadLetterReason.word(letter.reason).replaceAll("_", " ")],
               ["Last error", <Text key="l">{errorOf(letter)}</Text>],
               ["Attempts", `${count(letter.attempts)}${letter.lastStatus ? `, last answered ${letter.lastStatus}` : ""}`],
               ["First failed", <Time key="f" at={dateOf(letter.firstFailedAt)} />],
@@ -313,7 +315,7 @@ function Letter({ id, onClose, canAct, onAct }: { id: string; onClose: () => voi
         </>
       )}
       <div className="buttons">
-        {canAct && letter?.status === "open" && (
+        {canAct && letter?.status === DeadLetterStatus.OPEN && (
           <>
             <button type="button" className="danger" onClick={() => onAct("discard")}>
               Discard

@@ -5,7 +5,8 @@ import { useState } from "react";
 import { api, requestId } from "../api";
 import { count, dateOf, durationText, plural } from "../format";
 import type { Event } from "../gen/weft/v1/event_pb";
-import type { DeliveryStatus } from "../gen/weft/v1/event_service_pb";
+import type { EventDelivery } from "../gen/weft/v1/event_service_pb";
+import { AttemptClass, DeliveryStatus, EventStatus } from "../gen/weft/v1/status_pb";
 import { eventPath, Link, navigate, subscriptionPath, to, workflowPath } from "../router";
 import { useSession } from "../session";
 import { Action } from "../ui/action";
@@ -13,6 +14,7 @@ import { Badge, Copy, Empty, Facts, Failed, Head, Id, Loading, LongText, Panel, 
 import { Payload } from "../ui/payload";
 import { textOf } from "../format";
 import { ConnectError, Code } from "@connectrpc/connect";
+import { attemptClass, deliveryStatus, eventStatus } from "../words";
 
 const SETTLED = ["delivered", "dead_lettered", "resolved", "discarded", "unrouted"];
 
@@ -22,7 +24,7 @@ export function EventScreen({ id }: { id: string }) {
   const found = useQuery({
     queryKey: ["event", id],
     queryFn: () => api.events.getEvent({ eventId: id }),
-    refetchInterval: ({ state }) => (SETTLED.includes(state.data?.status ?? "") ? 10_000 : 1500),
+    refetchInterval: ({ state }) => (SETTLED.includes(eventStatus.word(state.data?.status)) ? 10_000 : 1500),
   });
   const event = found.data?.event;
   const next = useQuery({
@@ -67,7 +69,7 @@ export function EventScreen({ id }: { id: string }) {
         title={
           <span className="inline">
             <Text>{event.type}</Text>
-            <Status of={status} />
+            <Status of={eventStatus.word(status)} />
           </span>
         }
       >
@@ -125,8 +127,8 @@ export function EventScreen({ id }: { id: string }) {
         </Panel>
         <Panel title={`Deliveries (${count(deliveries.length)})`}>
           {deliveries.length === 0 ? (
-            <Empty title={status === "unrouted" ? "No subscription takes this event" : "Not matched yet"}>
-              {status === "unrouted" && <p>Its type and source match no subscription, or their filters are false for it.</p>}
+            <Empty title={status === EventStatus.UNROUTED ? "No subscription takes this event" : "Not matched yet"}>
+              {status === EventStatus.UNROUTED && <p>Its type and source match no subscription, or their filters are false for it.</p>}
             </Empty>
           ) : (
             <div className="body stack">
@@ -142,7 +144,7 @@ export function EventScreen({ id }: { id: string }) {
   );
 }
 
-function Delivery({ event, delivery }: { event: Event; delivery: DeliveryStatus }) {
+function Delivery({ event, delivery }: { event: Event; delivery: EventDelivery }) {
   const { attempts } = delivery;
   return (
     <section className="stack" aria-label={`Delivery to ${delivery.subscription}`}>
@@ -152,7 +154,7 @@ function Delivery({ event, delivery }: { event: Event; delivery: DeliveryStatus 
             <Text>{delivery.subscription}</Text>
           </Link>
         </h3>
-        <Status of={delivery.status} />
+        <Status of={deliveryStatus.word(delivery.status)} />
         {delivery.run > 0n && <Badge tone="info">redriven or replayed</Badge>}
         <span className="dim">{plural(delivery.attemptCount, "attempt")}</span>
         {dateOf(delivery.nextAttemptAt) && (
@@ -160,7 +162,7 @@ function Delivery({ event, delivery }: { event: Event; delivery: DeliveryStatus 
             next at <Time at={dateOf(delivery.nextAttemptAt)} />
           </span>
         )}
-        {delivery.status === "dead_lettered" && (
+        {delivery.status === DeliveryStatus.DEAD_LETTERED && (
           <Link href={to("/dead-letters", { subscription: delivery.subscription, workflow: event.workflowId })}>Dead letter</Link>
         )}
         {delivery.settledBy && (
@@ -200,7 +202,7 @@ function Delivery({ event, delivery }: { event: Event; delivery: DeliveryStatus 
                     <td className="num nowrap">{start && end ? durationText(end.getTime() - start.getTime()) : "–"}</td>
                     <td>
                       <span className="inline">
-                        <Status of={attempt.outcome} tone={attempt.outcome === "delivered" ? "good" : "bad"} />
+                        <Status of={attemptClass.word(attempt.outcome)} tone={attempt.outcome === AttemptClass.DELIVERED ? "good" : "bad"} />
                         {attempt.status > 0 && <code>{attempt.status}</code>}
                         {attempt.uncounted && <Badge title="It used up no retry: the failure concerned the receiver, not the event">not counted</Badge>}
                         {attempt.batchEvents > 1 && <Badge>batch of {attempt.batchEvents}</Badge>}
@@ -239,7 +241,7 @@ interface Stage {
   kind: "good" | "bad" | "wait";
 }
 
-function stages(event: Event, delivery: DeliveryStatus, storedAt?: Date): Stage[] {
+function stages(event: Event, delivery: EventDelivery, storedAt?: Date): Stage[] {
   const list: Stage[] = [];
   const received = dateOf(event.receivedAt)?.getTime();
   let before = received;
@@ -254,7 +256,7 @@ function stages(event: Event, delivery: DeliveryStatus, storedAt?: Date): Stage[
     if (before !== undefined && start > before) {
       list.push({ name: attempt.number <= 1 ? "waited for its turn" : "waited for the retry", start: before, end: start, kind: "wait" });
     }
-    const kind = attempt.outcome === "delivered" ? "good" : "bad";
+    const kind = attempt.outcome === AttemptClass.DELIVERED ? "good" : "bad";
     const name = `attempt ${attempt.number}`;
     const [connected, answered] = [dateOf(attempt.connectedAt)?.getTime(), dateOf(attempt.answeredAt)?.getTime()];
     if (connected !== undefined && answered !== undefined) {
@@ -267,7 +269,7 @@ function stages(event: Event, delivery: DeliveryStatus, storedAt?: Date): Stage[
   return list;
 }
 
-function Waterfall({ event, deliveries, storedAt }: { event: Event; deliveries: DeliveryStatus[]; storedAt?: Date }) {
+function Waterfall({ event, deliveries, storedAt }: { event: Event; deliveries: EventDelivery[]; storedAt?: Date }) {
   const rows = deliveries.filter((delivery) => delivery.run === 0n || delivery.attempts.length > 0);
   const all = rows.map((delivery) => ({ delivery, list: stages(event, delivery, storedAt) }));
   if (all.every(({ list }) => list.length === 0)) return <p className="dim">No attempt has ended yet.</p>;
@@ -301,7 +303,7 @@ function Waterfall({ event, deliveries, storedAt }: { event: Event; deliveries: 
   );
 }
 
-function Replay({ event, deliveries, onClose }: { event: Event; deliveries: DeliveryStatus[]; onClose: () => void }) {
+function Replay({ event, deliveries, onClose }: { event: Event; deliveries: EventDelivery[]; onClose: () => void }) {
   const [subscription, setSubscription] = useState("");
   const names = [...new Set(deliveries.map((delivery) => delivery.subscription))];
   const selection = { eventIds: [event.eventId], subscription };

@@ -15,6 +15,8 @@ import { useShards } from "./cluster";
 import { useSources } from "./sources";
 import { Health, useSubscriptions } from "./subscriptions";
 import { Backlog, Breakdown, Traffic, usePeriod, useStats } from "./traffic";
+import { DeadLetterStatus } from "../gen/weft/v1/status_pb";
+import { shardState } from "../words";
 
 export function Overview() {
   const { isLimited } = useSession();
@@ -26,7 +28,7 @@ export function Overview() {
   const traffic = useStats(minutes, !isLimited);
   const letters = useQuery({
     queryKey: ["dead-letter-stats", "open"],
-    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: ["open"] } }),
+    queryFn: () => api.deadLetters.deadLetterStats({ filter: { statuses: [DeadLetterStatus.OPEN] } }),
     refetchInterval: 5000,
   });
   const accepted = shards.data?.shards.reduce((sum, shard) => sum + shard.eventsLast, 0n);
@@ -137,7 +139,7 @@ export function Overview() {
                         <tr key={shard.shard}>
                           <td className="num">{shard.shard}</td>
                           <td>
-                            <Status of={shard.state} />
+                            <Status of={shardState.word(shard.state)} />
                           </td>
                           <td>{shard.worker ? <code title={shard.worker}>{shard.worker.slice(0, 13)}…</code> : <Badge tone="warn">none</Badge>}</td>
                           <td className="num">{count(shard.eventsLast)}</td>

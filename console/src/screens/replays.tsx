@@ -11,8 +11,10 @@ import { useSession } from "../session";
 import { Action } from "../ui/action";
 import { Badge, Cut, Empty, Facts, Failed, FilterInput, Head, Id, Loading, Panel, Status, Text, Time } from "../ui/basics";
 import { useSubscriptions } from "./subscriptions";
+import { ReplayState } from "../gen/weft/v1/replay_service_pb";
+import { replayState } from "../words";
 
-const ended = (job: Job) => job.state === "done" || job.state === "cancelled";
+const ended = (job: Job) => job.state === ReplayState.DONE || job.state === ReplayState.CANCELLED;
 
 function Bar({ job }: { job: Job }) {
   const done = job.selected - job.pending;
@@ -69,7 +71,7 @@ export function Replays() {
                       </Link>
                     </td>
                     <td>
-                      <Status of={job.state} />
+                      <Status of={replayState.word(job.state)} />
                     </td>
                     <td>
                       <Bar job={job} />
@@ -239,11 +241,11 @@ export function Replay({ id }: { id: string }) {
   ];
   return (
     <>
-      <Head title={<span className="inline">Replay of {plural(job.selected, "delivery", "deliveries")}<Status of={job.state} /></span>} crumb={crumb}>
+      <Head title={<span className="inline">Replay of {plural(job.selected, "delivery", "deliveries")}<Status of={replayState.word(job.state)} /></span>} crumb={crumb}>
         {may("operate") && !ended(job) && (
           <>
-            <button type="button" onClick={() => setAsked(job.state === "paused" ? "resume" : "pause")}>
-              {job.state === "paused" ? "Resume" : "Pause"}
+            <button type="button" onClick={() => setAsked(job.state === ReplayState.PAUSED ? "resume" : "pause")}>
+              {job.state === ReplayState.PAUSED ? "Resume" : "Pause"}
             </button>
             <button type="button" className="danger" onClick={() => setAsked("cancel")}>
               Cancel…

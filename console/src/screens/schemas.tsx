@@ -6,13 +6,14 @@ import { count, pretty } from "../format";
 import { Link, to, useFilters } from "../router";
 import { Badge, Empty, Failed, FilterInput, Head, Loading, Panel, Text } from "../ui/basics";
 import { MODES, useSources } from "./sources";
+import { DeadLetterReason, DeadLetterStatus } from "../gen/weft/v1/status_pb";
 
 export function Schemas() {
   const [filters, setFilters] = useFilters(["source"] as const);
   const found = useSources();
   const broken = useQuery({
     queryKey: ["dead-letter-stats", "schema"],
-    queryFn: () => api.deadLetters.deadLetterStats({ filter: { reason: "schema_invalid", statuses: ["open"] } }),
+    queryFn: () => api.deadLetters.deadLetterStats({ filter: { reason: DeadLetterReason.SCHEMA_INVALID, statuses: [DeadLetterStatus.OPEN] } }),
     refetchInterval: 5000,
   });
   const rejected = useQuery({

@@ -7,13 +7,15 @@ import { type ReactNode, useCallback, useEffect, useMemo, useRef, useState } fro
 import { api, message } from "../api";
 import { count, dateOf, durationText, parseTime, plural, textOf } from "../format";
 import type { Event } from "../gen/weft/v1/event_pb";
-import type { DeliveryStatus, ListedEvent } from "../gen/weft/v1/event_service_pb";
+import type { EventDelivery, ListedEvent } from "../gen/weft/v1/event_service_pb";
 import { isTyping } from "../keys";
 import { eventPath, Link, navigate, to, useFilters, workflowPath } from "../router";
 import { Badge, Cut, Empty, Failed, Head, Loading, Status, Text, Time } from "../ui/basics";
 import { type Column, List } from "../ui/list";
 import { QueryInput } from "../ui/query";
 import { asksHistory, parseQuery, type Query, quoted } from "../query";
+import { EventStatus } from "../gen/weft/v1/status_pb";
+import { eventStatus } from "../words";
 
 /** Rows that are kept: the oldest go first. */
 const ROWS_MAX = 10_000;
@@ -28,8 +30,8 @@ const RECENT = 200;
 /** An event with what became of it, as far as that is known. */
 interface Row {
   event: Event;
-  status?: string;
-  deliveries?: DeliveryStatus[];
+  status?: EventStatus;
+  deliveries?: EventDelivery[];
 }
 
 interface Tail {
@@ -169,7 +171,7 @@ function Past({ query, bar, note }: Props) {
         type: query.type,
         source: query.source,
         subscription: query.subscription,
-        statuses: query.status ? query.status.split(",") : [],
+        statuses: query.status ? query.status.split(",").map(eventStatus.of) : [],
         since: since && timestampFromDate(since),
         until: until && timestampFromDate(until),
         contains: query.text,
@@ -282,7 +284,7 @@ function Known({ row, show }: SettledProps) {
   });
   const { status, deliveries = [] } = data;
   if (!status) return <span className="dim">…</span>;
-  if (show === "status") return <Status of={status} />;
+  if (show === "status") return <Status of={eventStatus.word(status)} />;
   if (show === "attempts") return <>{count(deliveries.reduce((sum, delivery) => sum + delivery.attemptCount, 0))}</>;
   const settled = deliveries.map((delivery) => dateOf(delivery.settledAt)?.getTime() ?? 0);
   const last = Math.max(0, ...settled);
@@ -291,7 +293,8 @@ function Known({ row, show }: SettledProps) {
   return <>{durationText(last - received.getTime())}</>;
 }
 
-const isSettled = (status?: string) => status !== undefined && ["delivered", "resolved", "discarded", "unrouted"].includes(status);
+const SETTLED = [EventStatus.DELIVERED, EventStatus.RESOLVED, EventStatus.DISCARDED, EventStatus.UNROUTED];
+const isSettled = (status?: EventStatus) => status !== undefined && SETTLED.includes(status);
 
 /** Follows the log. A pause keeps the place: it continues where it was. */
 function useTail(workflowId: string, type: string, source: string, paused: boolean): Tail {

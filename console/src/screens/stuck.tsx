@@ -8,6 +8,7 @@ import type { WorkflowLane } from "../gen/weft/v1/workflow_service_pb";
 import { useFilters } from "../router";
 import { Empty, Failed, FilterInput, Head, Loading, Select } from "../ui/basics";
 import { LaneActions, LaneTable, since } from "../ui/lanes";
+import { laneState } from "../words";
 
 const PAGE = 1000;
 /** Lanes that are read to find the oldest. */
@@ -34,7 +35,7 @@ export function Stuck() {
       const lanes: WorkflowLane[] = [];
       let pageToken = "";
       do {
-        const states = filters.state ? [filters.state] : NOT_OPEN;
+        const states = (filters.state ? [filters.state] : NOT_OPEN).map(laneState.of);
         const page = await api.workflows.listLanes({ states, subscription: filters.subscription, workflowId: filters.workflow, pageSize: PAGE, pageToken }, { signal });
         lanes.push(...page.lanes);
         pageToken = page.nextPageToken;

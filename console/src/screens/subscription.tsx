@@ -17,6 +17,8 @@ import { Age, Badge, Conflict, Facts, Failed, Field, Head, Loading, Panel, Text,
 import { Payload } from "../ui/payload";
 import { SecretField, Secrets } from "../ui/secrets";
 import { Health, PauseButton } from "./subscriptions";
+import { ReceiverCondition } from "../gen/weft/v1/status_pb";
+import { receiverCondition } from "../words";
 
 export function Subscription({ name }: { name: string }) {
   const { may } = useSession();
@@ -65,7 +67,7 @@ function Existing({ name }: { name: string }) {
       {view.receivers.map((receiver) => (
         <div className="note-box bad" role="status" key={receiver.shard}>
           <div className="wrap">
-            <strong>{receiver.state === "away" ? "The receiver fails for every event; the circuit is open" : receiver.state}</strong> for <Age at={dateOf(receiver.since)} />: <Text>{receiver.reason}</Text>. Next probe <Time at={dateOf(receiver.nextAttemptAt)} />.
+            <strong>{receiver.state === ReceiverCondition.AWAY ? "The receiver fails for every event; the circuit is open" : receiverCondition.word(receiver.state)}</strong> for <Age at={dateOf(receiver.since)} />: <Text>{receiver.reason}</Text>. Next probe <Time at={dateOf(receiver.nextAttemptAt)} />.
           </div>
         </div>
       ))}

@@ -13,6 +13,8 @@ import { Age, Badge, Cut, Empty, Failed, FilterInput, Head, Loading, Text } from
 import { dateOf } from "../format";
 import { useQueryClient } from "@tanstack/react-query";
 import { destinationText } from "../subscription";
+import { ReceiverCondition } from "../gen/weft/v1/status_pb";
+import { receiverCondition } from "../words";
 
 export function useSubscriptions() {
   const { isLimited } = useSession();
@@ -42,8 +44,8 @@ export function Health({ view }: { view: SubscriptionView }) {
   const receiver = view.receivers[0];
   if (!receiver) return <Badge tone="good">delivering</Badge>;
   return (
-    <Badge tone={receiver.state === "away" ? "bad" : "warn"} title={receiver.reason}>
-      {receiver.state === "away" ? "circuit open" : receiver.state}
+    <Badge tone={receiver.state === ReceiverCondition.AWAY ? "bad" : "warn"} title={receiver.reason}>
+      {receiver.state === ReceiverCondition.AWAY ? "circuit open" : receiverCondition.word(receiver.state)}
     </Badge>
   );
 }

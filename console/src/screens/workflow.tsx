@@ -7,6 +7,7 @@ import { count, dateOf, plural } from "../format";
 import { eventPath, Link, to, useFilters } from "../router";
 import { Badge, Cut, Empty, Failed, Head, Loading, Panel, Status, Text, Time } from "../ui/basics";
 import { LaneActions, LaneTable } from "../ui/lanes";
+import { eventStatus } from "../words";
 
 const PAGE = 200;
 
@@ -99,7 +100,7 @@ export function Workflow({ id }: { id: string }) {
                       <tr>
                         <td className="num">{count(event.sequenceNumber)}</td>
                         <td>
-                          <Status of={status} />
+                          <Status of={eventStatus.word(status)} />
                         </td>
                         <td>
                           <Cut>{event.type}</Cut>

@@ -4,11 +4,12 @@ import { useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, message, requestId } from "../api";
 import { count, dateOf, plural, textOf } from "../format";
-import type { WorkflowLane } from "../gen/weft/v1/workflow_service_pb";
+import { LaneState, type WorkflowLane } from "../gen/weft/v1/workflow_service_pb";
 import { eventPath, Link, subscriptionPath, workflowPath } from "../router";
 import { useSession } from "../session";
 import { Action } from "./action";
 import { Age, Status, Text, Time } from "./basics";
+import { laneState, receiverCondition } from "../words";
 
 export const laneId = (lane: WorkflowLane) => JSON.stringify([lane.subscription, lane.workflowId, lane.headEventId]);
 
@@ -59,7 +60,7 @@ export function LaneTable({ lanes, selected, onSelected, hideWorkflow }: TablePr
                   </td>
                 )}
                 <td>
-                  <Status of={lane.state} />
+                  <Status of={laneState.word(lane.state)} />
                 </td>
                 <td>
                   <Link href={subscriptionPath(lane.subscription)} className="truncate" title={lane.subscription}>
@@ -79,7 +80,7 @@ export function LaneTable({ lanes, selected, onSelected, hideWorkflow }: TablePr
                 <td className="num">{count(lane.attempts)}</td>
                 <td className="num">{count(lane.waitingEvents)}</td>
                 <td>
-                  <Time at={lane.state === "blocked" || lane.pause ? undefined : dateOf(lane.nextAttemptAt)} />
+                  <Time at={lane.state === LaneState.BLOCKED || lane.pause ? undefined : dateOf(lane.nextAttemptAt)} />
                 </td>
                 <td className="wrap" style={{ minWidth: 220 }}>
                   <Text>{why(lane)}</Text>
@@ -112,8 +113,8 @@ function why(lane: WorkflowLane): string {
     const what = lane.pause.ofSubscription ? "the subscription is paused" : "paused";
     return `${what}${lane.pause.operator ? ` by ${lane.pause.operator}` : ""}${lane.pause.reason ? `: ${lane.pause.reason}` : ""}`;
   }
-  if (lane.receiver) return `${lane.receiver.state}: ${lane.receiver.reason || lane.lastError}`;
-  return lane.lastError || (lane.state === "open" ? "being delivered" : "");
+  if (lane.receiver) return `${receiverCondition.word(lane.receiver.state)}: ${lane.receiver.reason || lane.lastError}`;
+  return lane.lastError || (lane.state === LaneState.OPEN ? "being delivered" : "");
 }
 
 const VERBS = {

@@ -4,7 +4,9 @@ import { useQuery } from "@tanstack/react-query";
 import { useRef, useState } from "react";
 import { api, requestId } from "../api";
 import { count, dateOf, durationText, plural } from "../format";
+import { EventStatus } from "../gen/weft/v1/status_pb";
 import { eventPath, Link, workflowPath } from "../router";
+import { eventStatus } from "../words";
 import { Badge, Failed, Status, Text } from "./basics";
 
 const REASON = "a sample, sent from the console";
@@ -63,7 +65,7 @@ function Arrival({ sent }: { sent: Sent }) {
   const found = useQuery({
     queryKey: ["event", sent.eventId],
     queryFn: () => api.events.getEvent({ eventId: sent.eventId }),
-    refetchInterval: ({ state }) => (SETTLED.includes(state.data?.status ?? "") ? false : 500),
+    refetchInterval: ({ state }) => (SETTLED.includes(eventStatus.word(state.data?.status)) ? false : 500),
     // It is not found until the history has read so far.
     retry: 20,
     retryDelay: 250,
@@ -90,14 +92,14 @@ function Arrival({ sent }: { sent: Sent }) {
             "Waiting to see it in the log…"
           )}
         </li>
-        <li data-done={SETTLED.includes(found.data?.status ?? "")}>
+        <li data-done={SETTLED.includes(eventStatus.word(found.data?.status))}>
           {!event ? (
             "Then it is delivered"
-          ) : deliveries.length === 0 && found.data?.status === "unrouted" ? (
+          ) : deliveries.length === 0 && found.data?.status === EventStatus.UNROUTED ? (
             <>No subscription takes its type, <Text>{event.type}</Text></>
           ) : (
             <span className="inline">
-              <Status of={found.data?.status ?? "pending"} />
+              <Status of={eventStatus.word(found.data?.status) || "pending"} />
               {plural(deliveries.length, "delivery", "deliveries")}
               {last > 0 && received !== undefined && <Badge>{durationText(last - received)}</Badge>}
             </span>

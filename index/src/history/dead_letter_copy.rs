@@ -10,9 +10,11 @@ use weft_nats::{
 use weft_proto::{
     ids::{ShardId, StreamSeq, SubscriptionUid},
     internal,
+    v1::DeadLetterReason,
+    words::Word as _,
 };
 
-use super::{status::reason_of, tables::EventRow};
+use super::tables::EventRow;
 
 /// The fields of a copy.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ pub(super) fn decode(layout: Layout, message: &Stored) -> Option<Copy> {
         workflow_id: workflow.as_str().to_owned(),
         event_id: event.id.to_vec(),
         attempts: number("weft-attempts"),
-        reason: reason_of(text("weft-reason")?).unwrap_or_default().into(),
+        reason: DeadLetterReason::from_word(text("weft-reason")?).unwrap_or_default().into(),
         at_ms: millis("weft-dead-lettered-at"),
         first_failed_at_ms: millis("weft-first-failed-at"),
         last_error: text("weft-last-error").unwrap_or_default().to_owned(),

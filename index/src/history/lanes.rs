@@ -5,6 +5,7 @@ use weft_nats::subject::Layout;
 use weft_proto::{
     ids::{ShardId, SubscriptionUid, WorkflowId},
     internal,
+    v1::{LaneState, ReceiverCondition},
 };
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     names::Subscriptions,
     pauses::{self, Pause},
     postings::{Segment, Taker},
-    receivers::{self, state_name},
+    receivers,
     tables::{UID_MIN, Uid, View, WORKFLOW_LANE, decode, get},
 };
 
@@ -48,20 +49,23 @@ pub struct LaneHistory {
 }
 
 impl LaneHistory {
-    /// The state's name in the contract.
-    pub fn state(&self) -> &'static str {
+    /// The state in messages.
+    pub fn state(&self) -> LaneState {
         if self.lane.paused || self.is_stopped {
-            "paused"
+            LaneState::Paused
         } else if self.lane.state() == internal::LaneState::Blocked {
-            "blocked"
+            LaneState::Blocked
         } else if let Some(receiver) = &self.receiver
             && self.lane.next <= self.lane.last
         {
-            state_name(receiver)
+            match receiver.condition() {
+                ReceiverCondition::Held => LaneState::Held,
+                _ => LaneState::Away,
+            }
         } else if self.lane.next_attempt_at_ms > 0 {
-            "waiting"
+            LaneState::Waiting
         } else {
-            "open"
+            LaneState::Open
         }
     }
 }
@@ -76,7 +80,7 @@ pub struct LaneFilter {
     /// Only of workflows whose id begins with one of these; empty: of all.
     pub workflow_prefixes: Vec<String>,
     /// Only in these states; empty: in all.
-    pub states: Vec<String>,
+    pub states: Vec<LaneState>,
 }
 
 impl LaneFilter {
@@ -84,7 +88,7 @@ impl LaneFilter {
         self.subscription.as_ref().is_none_or(|name| *name == lane.subscription)
             && (self.workflow_prefixes.is_empty()
                 || self.workflow_prefixes.iter().any(|prefix| lane.workflow.as_str().starts_with(prefix)))
-            && (self.states.is_empty() || self.states.iter().any(|state| state == lane.state()))
+            && (self.states.is_empty() || self.states.contains(&lane.state()))
     }
 }
 

@@ -3,7 +3,6 @@
 use weft_proto::{
     ids::{ShardId, SubscriptionUid},
     internal,
-    v1::ReceiverCondition,
 };
 
 use super::tables::{UID_MIN, View, decode, get};
@@ -17,22 +16,6 @@ pub struct ReceiverHistory {
     pub shard: ShardId,
     /// The recorded state.
     pub state: internal::ReceiverState,
-}
-
-impl ReceiverHistory {
-    /// The state's name in the contract.
-    pub fn state(&self) -> &'static str {
-        state_name(&self.state)
-    }
-}
-
-/// The state's name in the contract.
-pub fn state_name(state: &internal::ReceiverState) -> &'static str {
-    match state.condition() {
-        ReceiverCondition::Away => "away",
-        ReceiverCondition::Held => "held",
-        ReceiverCondition::Available | ReceiverCondition::Unspecified => "available",
-    }
 }
 
 /// All receivers that are away or held, by shard.

@@ -1,47 +1,11 @@
 //! Statuses of deliveries, events and dead letters, from the records of the log. Pure.
 
-use weft_proto::{ids::Run, internal::OutcomeKind, v1::DeadLetterReason};
-
-/// Status of one event for one subscription in one run. Ordered from the best to the worst, so that the worst of
-/// several is their maximum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DeliveryStatus {
-    /// The receiver has it.
-    Delivered,
-    /// An operator has declared it done.
-    Resolved,
-    /// An operator has discarded it, or its subscription was deleted.
-    Discarded,
-    /// Not attempted yet.
-    Pending,
-    /// Being attempted. The log has only finished attempts, so a history never has this status.
-    Delivering,
-    /// Waits because its subscription is paused.
-    Paused,
-    /// Failed, and to be attempted again.
-    Retrying,
-    /// Exhausted its retries.
-    DeadLettered,
-    /// Failed, and its lane waits for an operator.
-    Blocked,
-}
-
-impl DeliveryStatus {
-    /// Name in the contract.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Resolved => "resolved",
-            Self::Discarded => "discarded",
-            Self::Pending => "pending",
-            Self::Delivering => "delivering",
-            Self::Paused => "paused",
-            Self::Retrying => "retrying",
-            Self::DeadLettered => "dead_lettered",
-            Self::Blocked => "blocked",
-        }
-    }
-}
+pub use weft_proto::v1::{DeadLetterStatus, DeliveryStatus};
+use weft_proto::{
+    ids::Run,
+    internal::OutcomeKind,
+    v1::{self, DeadLetterReason},
+};
 
 /// Facts about one delivery.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -118,11 +82,11 @@ pub enum EventStatus {
 }
 
 impl EventStatus {
-    /// Name in the contract.
-    pub const fn as_str(self) -> &'static str {
+    /// The status in messages.
+    pub fn message(self) -> v1::EventStatus {
         match self {
-            Self::Unrouted => "unrouted",
-            Self::Worst(status) => status.as_str(),
+            Self::Unrouted => v1::EventStatus::Unrouted,
+            Self::Worst(status) => status.into(),
         }
     }
 }
@@ -134,46 +98,6 @@ pub fn event_status(newest_runs: impl IntoIterator<Item = DeliveryStatus>, unrou
         Some(worst) => EventStatus::Worst(worst),
         None if unrouted => EventStatus::Unrouted,
         None => EventStatus::Worst(DeliveryStatus::Pending),
-    }
-}
-
-/// Status of a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeadLetterStatus {
-    /// Not redriven, resolved or discarded.
-    Open,
-    /// It is being delivered again.
-    Redriving,
-    /// It has been delivered by a redrive.
-    Redriven,
-    /// An operator has declared it done.
-    Resolved,
-    /// An operator has discarded it.
-    Discarded,
-    /// Its payload is no longer kept, so it cannot be redriven.
-    Expired,
-}
-
-impl DeadLetterStatus {
-    /// Every status.
-    pub const ALL: [Self; 6] =
-        [Self::Open, Self::Redriving, Self::Redriven, Self::Resolved, Self::Discarded, Self::Expired];
-
-    /// Name in the contract.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Redriving => "redriving",
-            Self::Redriven => "redriven",
-            Self::Resolved => "resolved",
-            Self::Discarded => "discarded",
-            Self::Expired => "expired",
-        }
-    }
-
-    /// The status with this name in the contract.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 }
 
@@ -207,69 +131,25 @@ pub fn dead_letter_status(facts: DeadLetterFacts) -> DeadLetterStatus {
     }
 }
 
-/// Name of a dead letter's reason in the contract.
-pub const fn reason_name(reason: DeadLetterReason) -> &'static str {
-    match reason {
-        DeadLetterReason::Unspecified => "",
-        DeadLetterReason::Exhausted => "exhausted",
-        DeadLetterReason::Permanent => "permanent",
-        DeadLetterReason::TransformFailed => "transform_failed",
-        DeadLetterReason::SchemaInvalid => "schema_invalid",
-        DeadLetterReason::Skipped => "skipped",
-        DeadLetterReason::Expired => "expired",
-    }
-}
-
-/// The reason with this name in the contract.
-pub fn reason_of(name: &str) -> Option<DeadLetterReason> {
-    const ALL: [DeadLetterReason; 6] = [
-        DeadLetterReason::Exhausted,
-        DeadLetterReason::Permanent,
-        DeadLetterReason::TransformFailed,
-        DeadLetterReason::SchemaInvalid,
-        DeadLetterReason::Skipped,
-        DeadLetterReason::Expired,
-    ];
-    ALL.into_iter().find(|reason| reason_name(*reason) == name)
-}
-
 #[cfg(test)]
 mod tests {
+    use weft_proto::words::Word as _;
+
     use super::*;
 
     /// The contract's order: blocked > dead_lettered > retrying > paused > delivering > pending > discarded > resolved >
     /// delivered, or unrouted.
     #[test]
     fn the_worst_delivery_names_the_event() {
-        let best_to_worst = [
-            "delivered",
-            "resolved",
-            "discarded",
-            "pending",
-            "delivering",
-            "paused",
-            "retrying",
-            "dead_lettered",
-            "blocked",
-        ];
-        let all = [
-            DeliveryStatus::Delivered,
-            DeliveryStatus::Resolved,
-            DeliveryStatus::Discarded,
-            DeliveryStatus::Pending,
-            DeliveryStatus::Delivering,
-            DeliveryStatus::Paused,
-            DeliveryStatus::Retrying,
-            DeliveryStatus::DeadLettered,
-            DeliveryStatus::Blocked,
-        ];
-        assert_eq!(all.map(DeliveryStatus::as_str), best_to_worst);
+        let best_to_worst = "delivered resolved discarded pending delivering paused retrying dead_lettered blocked";
+        let all = DeliveryStatus::ALL;
+        assert_eq!(DeliveryStatus::words().collect::<Vec<_>>().join(" "), best_to_worst);
         for pair in all.windows(2) {
             assert_eq!(event_status([pair[1], pair[0]], false), EventStatus::Worst(pair[1]));
         }
-        assert_eq!(event_status([], true).as_str(), "unrouted");
-        assert_eq!(event_status([], false).as_str(), "pending");
-        assert_eq!(event_status([DeliveryStatus::Delivered], true).as_str(), "delivered");
+        assert_eq!(event_status([], true).message(), v1::EventStatus::Unrouted);
+        assert_eq!(event_status([], false).message(), v1::EventStatus::Pending);
+        assert_eq!(event_status([DeliveryStatus::Delivered], true).message(), v1::EventStatus::Delivered);
     }
 
     #[test]
@@ -290,7 +170,7 @@ mod tests {
             (DeliveryFacts { outcome: Some(OutcomeKind::DeadLettered), ..blocked }, "dead_lettered"),
             (DeliveryFacts { outcome: Some(OutcomeKind::Discarded), ..fresh }, "discarded"),
         ] {
-            assert_eq!(delivery_status(facts).as_str(), expected, "{facts:?}");
+            assert_eq!(delivery_status(facts).word(), expected, "{facts:?}");
         }
     }
 
@@ -335,10 +215,6 @@ mod tests {
             (DeadLetterFacts { run: Run(9), ..expired }, DeadLetterStatus::Expired),
         ] {
             assert_eq!(dead_letter_status(facts), expected, "{facts:?}");
-            assert_eq!(DeadLetterStatus::parse(expected.as_str()), Some(expected));
         }
-        assert_eq!(DeadLetterStatus::parse("gone"), None);
-        assert_eq!(reason_of("permanent"), Some(DeadLetterReason::Permanent));
-        assert_eq!(reason_of(""), None);
     }
 }

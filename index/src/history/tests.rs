@@ -18,6 +18,7 @@ use weft_proto::{
     ids::{EventId, Run, ShardId, StreamSeq, SubscriptionUid},
     internal::{self, CommandStatus, OutcomeKind, outcome_record::Record},
     v1,
+    words::Word as _,
 };
 
 use super::{
@@ -325,7 +326,7 @@ proptest! {
         index.apply(&interleave(story(), &order));
         let catalog = Snapshot::default();
         let statuses: Vec<_> =
-            (1..=4).map(|number| index.event(&catalog, number).unwrap().status.as_str()).collect();
+            (1..=4).map(|number| index.event(&catalog, number).unwrap().status.message().word()).collect();
         prop_assert_eq!(statuses, ["delivered", "unrouted", "delivered", "dead_lettered"]);
         prop_assert_eq!(index.statuses(3..=4), [DeadLetterStatus::Redriven, DeadLetterStatus::Open]);
         let dead = index.dead_letter(4).unwrap();

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use redb::ReadableTable as _;
-use weft_proto::ids::ShardId;
+use weft_proto::{ids::ShardId, v1};
 
 use super::{
     EventHistory,
@@ -33,9 +33,9 @@ impl EventStatus {
         Self::Worst(DeliveryStatus::Blocked),
     ];
 
-    /// The status with this name in the contract.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    /// Of a message's status; `None` if events are not looked up by it.
+    pub fn of_message(status: v1::EventStatus) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.message() == status)
     }
 }
 
@@ -177,6 +177,7 @@ impl Candidates<'_> {
             return Ok(self.classes.get(&(UID_MIN, Class::Unrouted)).cloned().unwrap_or_else(Bits::none));
         };
         let mut set = match status {
+            DeliveryStatus::Unspecified => Bits::none(),
             DeliveryStatus::Delivered => self.class(Class::Delivered),
             DeliveryStatus::Resolved => self.class(Class::Resolved),
             DeliveryStatus::DeadLettered => self.class(Class::DeadLettered),
@@ -201,7 +202,10 @@ impl Candidates<'_> {
             DeliveryStatus::Discarded | DeliveryStatus::Pending | DeliveryStatus::Paused | DeliveryStatus::Retrying => {
                 &[Class::DeadLettered]
             }
-            DeliveryStatus::Delivering | DeliveryStatus::DeadLettered | DeliveryStatus::Blocked => &[],
+            DeliveryStatus::Unspecified
+            | DeliveryStatus::Delivering
+            | DeliveryStatus::DeadLettered
+            | DeliveryStatus::Blocked => &[],
         };
         for class in worse {
             set.remove(&self.class(*class));

@@ -17,6 +17,7 @@ use weft_nats::{
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid},
     internal::{self, OutcomeKind, outcome_record::Record},
+    v1,
 };
 use weft_testkit::{PATIENCE, TestServer, eventually};
 
@@ -82,7 +83,7 @@ async fn start(connection: Connection, layout: Layout, folder: &Path, cancel: &C
 
 async fn is_delivered(history: &History, number: u64) -> bool {
     let event = history.event_at(SHARD, StreamSeq(number)).await;
-    event.is_ok_and(|event| event.is_some_and(|event| event.status.as_str() == "delivered"))
+    event.is_ok_and(|event| event.is_some_and(|event| event.status.message() == v1::EventStatus::Delivered))
 }
 
 /// P5: a log is restored from a copy of ten of its thirty events. Until the history has noticed that, it is not

@@ -1,7 +1,10 @@
 //! `weft dlq list | get | redrive | resolve | discard | cancel | stats`.
 
 use serde::Serialize;
-use weft_proto::v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse};
+use weft_proto::{
+    v1::{self, RedriveDeadLettersRequest, RedriveDeadLettersResponse},
+    words::Word as _,
+};
 
 use super::{
     admin::AdminClient,
@@ -9,13 +12,10 @@ use super::{
     output::{self, Format},
     paging::{self, Listed, PAGE_MAX},
     prompt,
-    select::{DeadLetterFilterArgs, one_way},
+    select::{DeadLetterFilterArgs, one_of, one_way},
     view,
 };
 use crate::failure::Failure;
-
-/// Statuses of a dead letter.
-const STATUSES: [&str; 6] = ["open", "redriving", "redriven", "resolved", "discarded", "expired"];
 
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
@@ -42,8 +42,8 @@ pub struct ListArgs {
     #[command(flatten)]
     filter: DeadLetterFilterArgs,
     /// Only these statuses
-    #[arg(long, value_name = "STATUS", value_delimiter = ',', default_value = "open,redriving", value_parser = STATUSES)]
-    status: Vec<String>,
+    #[arg(long, value_name = "STATUS", value_delimiter = ',', default_value = "open,redriving", value_parser = one_of(v1::DeadLetterStatus::ALL))]
+    status: Vec<v1::DeadLetterStatus>,
     /// Print at most this many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
@@ -178,8 +178,8 @@ impl CountField {
     fn of(self, count: &view::DeadLetterCount) -> String {
         let text = match self {
             Self::Subscription => count.subscription.clone(),
-            Self::Reason => count.reason.clone(),
-            Self::Status => count.status.clone(),
+            Self::Reason => count.reason.map(str::to_owned),
+            Self::Status => count.status.map(str::to_owned),
             Self::Type => count.r#type.clone(),
             Self::Source => count.source.clone(),
             Self::Workflow => count.workflow_id.clone(),
@@ -210,7 +210,7 @@ pub async fn run(command: DlqCommand) -> Result<(), Failure> {
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
-    let filter = args.filter.into_filter(args.status);
+    let filter = args.filter.into_filter(&args.status);
     let letters = pages(&admin, filter, args.limit).await?;
     let rows: Vec<_> = letters.reported().into_iter().map(view::DeadLetter::from).collect();
     output::list(format, &rows)
@@ -337,7 +337,7 @@ async fn redrive(args: RedriveAndWaitArgs) -> Result<(), Failure> {
     let admin = args.common.admin.connect().await?;
     let request = RedriveDeadLettersRequest {
         ids: args.ids,
-        filter: (!args.filter.is_empty()).then(|| args.filter.into_filter(Vec::new())),
+        filter: (!args.filter.is_empty()).then(|| args.filter.into_filter(&[])),
         all: args.all,
         reason: args.reason.reason,
         request_id: request_id(),
@@ -447,7 +447,7 @@ async fn close(args: RedriveArgs, closing: Closing) -> Result<(), Failure> {
     let admin = args.common.admin.connect().await?;
     let request = v1::ResolveDeadLettersRequest {
         ids: args.ids,
-        filter: (!args.filter.is_empty()).then(|| args.filter.into_filter(Vec::new())),
+        filter: (!args.filter.is_empty()).then(|| args.filter.into_filter(&[])),
         all: args.all,
         reason: args.reason.reason,
         request_id: request_id(),
@@ -540,7 +540,7 @@ async fn stats(args: StatsArgs) -> Result<(), Failure> {
     let format = args.common.format();
     let admin = args.common.admin.connect().await?;
     let group_by = args.by.iter().map(|field| field.to_proto().into()).collect();
-    let request = v1::DeadLetterStatsRequest { filter: Some(args.filter.into_filter(Vec::new())), group_by };
+    let request = v1::DeadLetterStatsRequest { filter: Some(args.filter.into_filter(&[])), group_by };
     let answer = admin.dead_letters().dead_letter_stats(admin.request(request)).await;
     let answer = answer.map_err(|status| admin.failure(&status))?.into_inner();
     let rows: Vec<_> = answer.counts.into_iter().map(view::DeadLetterCount::from).collect();

@@ -2,20 +2,23 @@
 
 use jiff::Timestamp;
 use weft_gateway::admission::Rate;
-use weft_proto::v1;
+use weft_proto::v1::{self, DeliveryStatus};
 
 use super::{
     admin::AdminClient,
     common::{CommonArgs, ReasonArgs, request_id},
     output::{self, Format, Row as _},
     paging, prompt,
-    select::{EventFilterArgs, one_way, parse_moment, to_proto},
+    select::{EventFilterArgs, numbers, one_of, one_way, parse_moment, to_proto},
     view,
 };
 use crate::{config::into_rate, failure::Failure};
 
 /// Replays of one page: the most that the service gives.
 const PAGE_MAX: u32 = 100;
+
+/// Decisions of an operator that make replays leave an event out.
+const DECISIONS: &[DeliveryStatus] = &[DeliveryStatus::Discarded, DeliveryStatus::Resolved];
 
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
@@ -57,8 +60,8 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "NAME")]
     subscription: Option<String>,
     /// Also what an operator has discarded or resolved, which is left out unless events are named by id
-    #[arg(long, value_name = "DECISION", value_delimiter = ',', value_parser = ["discarded", "resolved"])]
-    include: Vec<String>,
+    #[arg(long, value_name = "DECISION", value_delimiter = ',', value_parser = one_of(DECISIONS))]
+    include: Vec<DeliveryStatus>,
 }
 
 impl SelectionArgs {
@@ -75,7 +78,7 @@ impl SelectionArgs {
             until: until.map(to_proto),
         });
         let subscription = subscription.unwrap_or_default();
-        Ok(v1::ReplaySelection { event_ids: ids, filter, all, subscription, include })
+        Ok(v1::ReplaySelection { event_ids: ids, filter, all, subscription, include: numbers(&include) })
     }
 }
 

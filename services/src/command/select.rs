@@ -2,17 +2,26 @@
 
 use std::time::SystemTime;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::Timestamp;
 use weft_nats::{
     options::Span,
     rfc3339::{self, Rfc3339Error},
 };
-use weft_proto::v1;
+use weft_proto::{v1, words::Word};
 
 use crate::failure::Failure;
 
-/// Why an event became a dead letter.
-const REASONS: [&str; 6] = ["exhausted", "permanent", "transform_failed", "schema_invalid", "skipped", "expired"];
+/// An argument that is one of these values, by its word. For another word the error lists them.
+pub fn one_of<W: Word + Send + Sync>(values: &'static [W]) -> impl TypedValueParser<Value = W> {
+    let words = PossibleValuesParser::new(values.iter().map(|value| value.word()));
+    words.try_map(|word| W::from_word(&word).ok_or("it has no value"))
+}
+
+/// Values of a request's field.
+pub fn numbers<W: Copy + Into<i32>>(values: &[W]) -> Vec<i32> {
+    values.iter().map(|value| (*value).into()).collect()
+}
 
 /// Filters of events.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -48,8 +57,8 @@ pub struct DeadLetterFilterArgs {
     #[command(flatten)]
     pub event: EventFilterArgs,
     /// Only this reason
-    #[arg(long, value_name = "CODE", value_parser = REASONS)]
-    pub reason_code: Option<String>,
+    #[arg(long, value_name = "CODE", value_parser = one_of(v1::DeadLetterReason::ALL))]
+    pub reason_code: Option<v1::DeadLetterReason>,
     /// Dead-lettered since: 1h, or 2026-11-21T02:00:00Z
     #[arg(long, value_name = "AGE|TIME", value_parser = parse_moment)]
     pub since: Option<Timestamp>,
@@ -63,22 +72,23 @@ impl DeadLetterFilterArgs {
     pub fn is_empty(&self) -> bool {
         let Self { subscription, event, reason_code, since, until } = self;
         let EventFilterArgs { workflow, event_type, source } = event;
-        [subscription, workflow, event_type, source, reason_code].into_iter().all(Option::is_none)
+        [subscription, workflow, event_type, source].into_iter().all(Option::is_none)
+            && reason_code.is_none()
             && since.is_none()
             && until.is_none()
     }
 
     /// The filter of a request; no statuses mean the open ones.
-    pub fn into_filter(self, statuses: Vec<String>) -> v1::DeadLetterFilter {
+    pub fn into_filter(self, statuses: &[v1::DeadLetterStatus]) -> v1::DeadLetterFilter {
         v1::DeadLetterFilter {
             subscription: self.subscription.unwrap_or_default(),
             workflow_id: self.event.workflow.unwrap_or_default(),
             r#type: self.event.event_type.unwrap_or_default(),
             source: self.event.source.unwrap_or_default(),
-            reason: self.reason_code.unwrap_or_default(),
+            reason: self.reason_code.unwrap_or_default().into(),
             since: self.since.map(to_proto),
             until: self.until.map(to_proto),
-            statuses,
+            statuses: numbers(statuses),
         }
     }
 }

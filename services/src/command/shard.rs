@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use super::{
     common::{CommonArgs, request_id},
@@ -96,7 +96,7 @@ async fn adopt(args: AdoptArgs) -> Result<(), Failure> {
 #[serde(rename_all = "camelCase")]
 struct Shard {
     shard: u32,
-    state: String,
+    state: &'static str,
     problem: String,
     events_committed: Option<Position>,
     commands_committed: Option<Position>,
@@ -136,7 +136,7 @@ impl From<v1::Shard> for Shard {
     fn from(shard: v1::Shard) -> Self {
         Self {
             shard: shard.shard,
-            state: shard.state,
+            state: word::<v1::ShardState>(shard.state),
             problem: shard.problem,
             events_committed: shard.events_committed.map(Position::from),
             commands_committed: shard.commands_committed.map(Position::from),
@@ -154,7 +154,7 @@ impl Row for Shard {
     fn cells(&self) -> Vec<String> {
         vec![
             self.shard.to_string(),
-            self.state.clone(),
+            self.state.to_owned(),
             self.events_committed.as_ref().map(|position| position.sequence.to_string()).unwrap_or_default(),
             self.events_last.to_string(),
             self.epoch.to_string(),

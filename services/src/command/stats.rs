@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use super::{
     common::CommonArgs,
@@ -253,7 +253,7 @@ impl From<v1::StatsGroup> for Group {
 impl From<v1::SubscriptionStats> for Subscription {
     fn from(stats: v1::SubscriptionStats) -> Self {
         Self {
-            condition: condition(stats.condition()),
+            condition: word::<v1::SubscriptionCondition>(stats.condition),
             since: Time::of(stats.since.as_ref()),
             oldest_pending_at: Time::of(stats.oldest_pending_at.as_ref()),
             counts: counts(stats.counts),
@@ -266,18 +266,6 @@ impl From<v1::SubscriptionStats> for Subscription {
             blocked_lanes: stats.blocked_lanes,
             paused_lanes: stats.paused_lanes,
         }
-    }
-}
-
-fn condition(condition: v1::SubscriptionCondition) -> &'static str {
-    match condition {
-        v1::SubscriptionCondition::Active => "active",
-        v1::SubscriptionCondition::Paused => "paused",
-        v1::SubscriptionCondition::Away => "away",
-        v1::SubscriptionCondition::Held => "held",
-        v1::SubscriptionCondition::Orphaned => "orphaned",
-        v1::SubscriptionCondition::Deleted => "deleted",
-        v1::SubscriptionCondition::Unspecified => "unknown",
     }
 }
 

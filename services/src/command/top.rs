@@ -38,7 +38,8 @@ const KEY_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of lanes that are shown.
 const LANES_MAX: u32 = 1000;
 /// The states of lanes that are stuck.
-const STUCK: [&str; 5] = ["waiting", "blocked", "paused", "away", "held"];
+const STUCK: [v1::LaneState; 5] =
+    [v1::LaneState::Waiting, v1::LaneState::Blocked, v1::LaneState::Paused, v1::LaneState::Away, v1::LaneState::Held];
 
 /// `weft top`.
 #[derive(Debug, clap::Args)]
@@ -138,7 +139,7 @@ fn keys() -> mpsc::Receiver<Event> {
 }
 
 async fn stuck(admin: &AdminClient) -> Result<(Vec<LaneRow>, Vec<ShardRow>), tonic::Status> {
-    let states = STUCK.map(str::to_owned).to_vec();
+    let states = STUCK.map(i32::from).to_vec();
     let request = v1::ListLanesRequest { states, page_size: LANES_MAX, ..Default::default() };
     let lanes = admin.workflows().list_lanes(admin.request(request)).await?.into_inner().lanes;
     let shards = admin.shards().list_shards(admin.request(v1::ListShardsRequest {})).await?.into_inner().shards;

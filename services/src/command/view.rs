@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use weft_nats::envelope::is_json;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use super::{
     json,
@@ -138,7 +138,7 @@ impl From<v1::Event> for Event {
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
     subscription: String,
-    status: String,
+    status: &'static str,
     run: u64,
     attempt_count: u32,
     settled_at: Option<Time>,
@@ -158,7 +158,7 @@ struct Attempt {
     number: u32,
     started_at: Option<Time>,
     ended_at: Option<Time>,
-    outcome: String,
+    outcome: &'static str,
     status: Option<u32>,
     error: Option<String>,
     response: Option<String>,
@@ -175,15 +175,15 @@ struct Attempt {
     batch_events: Option<u32>,
 }
 
-impl From<v1::DeliveryStatus> for Delivery {
-    fn from(delivery: v1::DeliveryStatus) -> Self {
+impl From<v1::EventDelivery> for Delivery {
+    fn from(delivery: v1::EventDelivery) -> Self {
         Self {
             settled_at: Time::of(delivery.settled_at.as_ref()),
             next_attempt_at: Time::of(delivery.next_attempt_at.as_ref()),
             settled_by: given(delivery.settled_by),
             settled_reason: given(delivery.settled_reason),
             subscription: delivery.subscription,
-            status: delivery.status,
+            status: word::<v1::DeliveryStatus>(delivery.status),
             run: delivery.run,
             attempt_count: delivery.attempt_count,
             attempts: delivery.attempts.into_iter().map(Attempt::from).collect(),
@@ -200,7 +200,7 @@ impl From<v1::DeliveryAttempt> for Attempt {
             next_attempt_at: Time::of(attempt.next_attempt_at.as_ref()),
             connected_at: Time::of(attempt.connected_at.as_ref()),
             answered_at: Time::of(attempt.answered_at.as_ref()),
-            outcome: attempt.outcome,
+            outcome: word::<v1::AttemptClass>(attempt.outcome),
             uncounted: attempt.uncounted,
             batch_events: (attempt.batch_events != 0).then_some(attempt.batch_events),
             status: (attempt.status != 0).then_some(attempt.status),
@@ -216,7 +216,7 @@ impl From<v1::DeliveryAttempt> for Attempt {
 pub struct EventWithDeliveries {
     #[serde(flatten)]
     event: Event,
-    status: String,
+    status: &'static str,
     stored_at: Option<Time>,
     deliveries: Vec<Delivery>,
 }
@@ -226,7 +226,7 @@ impl EventWithDeliveries {
     pub fn new(answer: v1::GetEventResponse) -> Option<Self> {
         Some(Self {
             event: answer.event?.into(),
-            status: answer.status,
+            status: word::<v1::EventStatus>(answer.status),
             stored_at: Time::of(answer.stored_at.as_ref()),
             deliveries: answer.deliveries.into_iter().map(Delivery::from).collect(),
         })
@@ -235,7 +235,7 @@ impl EventWithDeliveries {
     /// For people: the event, its deliveries, their attempts, and all stages on one scale of time.
     pub fn human(&self) -> String {
         let event = &self.event;
-        let status = match self.status.as_str() {
+        let status = match self.status {
             "unrouted" => format!("unrouted: no subscription takes {} from source {}", event.r#type, event.source),
             status => status.to_owned(),
         };
@@ -282,7 +282,7 @@ impl Delivery {
                 _ => "replay",
             }
             .to_owned(),
-            self.status.clone(),
+            self.status.to_owned(),
             String::new(),
             when(self.settled_at.as_ref().or(self.next_attempt_at.as_ref())),
             String::new(),
@@ -298,7 +298,7 @@ impl Attempt {
             _ => String::new(),
         };
         let result = [
-            Some(self.error.clone().unwrap_or_else(|| self.outcome.clone())),
+            Some(self.error.clone().unwrap_or_else(|| self.outcome.to_owned())),
             self.batch_events.map(|events| format!("in a batch of {events}")),
             self.uncounted.then(|| "(used up no retry)".to_owned()),
             self.response.as_ref().map(|answer| format!("answer: {}", beginning(answer, RESPONSE_CHARS))),
@@ -319,7 +319,7 @@ impl Attempt {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Receiver {
-    state: String,
+    state: &'static str,
     since: Option<Time>,
     reason: String,
     next_attempt_at: Option<Time>,
@@ -331,7 +331,7 @@ impl From<v1::Receiver> for Receiver {
         Self {
             since: Time::of(receiver.since.as_ref()),
             next_attempt_at: Time::of(receiver.next_attempt_at.as_ref()),
-            state: receiver.state,
+            state: word::<v1::ReceiverCondition>(receiver.state),
             reason: receiver.reason,
             shard: receiver.shard,
         }
@@ -342,7 +342,7 @@ impl Receiver {
     /// For people, as the end of a sentence about the subscription's receiver.
     pub fn human(&self) -> String {
         let (since, next) = (when(self.since.as_ref()), when(self.next_attempt_at.as_ref()));
-        match self.state.as_str() {
+        match self.state {
             "paused" => "is not called while the subscription is paused".to_owned(),
             "held" => format!("cannot be called since {since} ({}); tried again at {next}", self.reason),
             state => format!("is {state} since {since} ({}); called again at {next}", self.reason),
@@ -362,13 +362,13 @@ pub struct DeadLetter {
     sequence_number: u64,
     r#type: String,
     source: String,
-    reason: String,
+    reason: &'static str,
     attempts: u32,
     last_status: Option<u32>,
     last_error: Option<String>,
     first_failed_at: Option<Time>,
     dead_lettered_at: Option<Time>,
-    status: String,
+    status: &'static str,
     /// The operator who resolved, discarded or redrove it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     settled_by: Option<String>,
@@ -395,11 +395,11 @@ impl DeadLetter {
             sequence_number: letter.sequence_number,
             r#type: letter.r#type,
             source: letter.source,
-            reason: letter.reason,
+            reason: word::<v1::DeadLetterReason>(letter.reason),
             attempts: letter.attempts,
             last_status: (letter.last_status != 0).then_some(letter.last_status),
             last_error: (!letter.last_error.is_empty()).then_some(letter.last_error),
-            status: letter.status,
+            status: word::<v1::DeadLetterStatus>(letter.status),
             settled_by: given(letter.settled_by),
             settled_reason: given(letter.settled_reason),
             copy_missing: (!letter.copy_missing.is_empty()).then_some(letter.copy_missing),
@@ -418,13 +418,13 @@ impl DeadLetter {
             ("workflow", format!("{} #{}", self.workflow_id, self.sequence_number)),
             ("type", self.r#type.clone()),
             ("source", self.source.clone()),
-            ("reason", self.reason.clone()),
+            ("reason", self.reason.to_owned()),
             ("attempts", self.attempts.to_string()),
             ("last status", text_or_dash(self.last_status.as_ref())),
             ("last error", text_or_dash(self.last_error.as_ref())),
             ("first failed", when(self.first_failed_at.as_ref())),
             ("dead-lettered", when(self.dead_lettered_at.as_ref())),
-            ("status", self.status.clone()),
+            ("status", self.status.to_owned()),
         ];
         rows.extend(self.settled_by.clone().map(|by| ("by", by)));
         rows.extend(self.settled_reason.clone().map(|reason| ("because", reason)));
@@ -451,11 +451,11 @@ impl Row for DeadLetter {
             self.workflow_id.clone(),
             self.sequence_number.to_string(),
             self.r#type.clone(),
-            self.reason.clone(),
+            self.reason.to_owned(),
             self.attempts.to_string(),
             text_or_dash(last.as_ref()),
             when(self.dead_lettered_at.as_ref()),
-            if self.copy_missing.is_some() { format!("{} (no copy)", self.status) } else { self.status.clone() },
+            if self.copy_missing.is_some() { format!("{} (no copy)", self.status) } else { self.status.to_owned() },
         ]
     }
 }

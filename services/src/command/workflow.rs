@@ -3,13 +3,14 @@
 use std::{mem, time::Duration};
 
 use tonic::{Response, Status};
-use weft_proto::v1;
+use weft_proto::{v1, words::Word as _};
 
 use super::{
     admin::AdminClient,
     common::{CommonArgs, ReasonArgs, request_id},
     output::{self, Row as _},
     paging::{self, PAGE_MAX},
+    select::{numbers, one_of},
     view,
 };
 use crate::failure::Failure;
@@ -70,8 +71,8 @@ pub struct LanesArgs {
     #[arg(long, value_name = "ID")]
     workflow: Option<String>,
     /// Only these states
-    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = ["open", "waiting", "blocked", "paused", "away", "held"])]
-    state: Vec<String>,
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = one_of(v1::LaneState::ALL))]
+    state: Vec<v1::LaneState>,
     /// Print at most this many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
     limit: usize,
@@ -251,7 +252,7 @@ async fn lanes(args: LanesArgs) -> Result<(), Failure> {
     let asked = v1::ListLanesRequest {
         subscription: args.subscription.unwrap_or_default(),
         workflow_id: args.workflow.unwrap_or_default(),
-        states: args.state,
+        states: numbers(&args.state),
         ..Default::default()
     };
     let lanes = paging::read(args.limit, PAGE_MAX, async |page_size, page_token| {

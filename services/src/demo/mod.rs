@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::anyhow;
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use weft_proto::v1;
+use weft_proto::{v1, words::Word as _};
 
 use crate::{
     command::{admin::AdminClient, dlq, output},
@@ -204,13 +204,19 @@ async fn settle(admin: &AdminClient, receiver: &Receiver) -> anyhow::Result<Vec<
         ended.map_err(failed)?;
     }
     receiver.until(PATIENCE, |arrivals| taken(arrivals) > live).await;
-    let after = until_letters(admin, |letters| letters.iter().all(|letter| letter.status == "redriven")).await?;
+    let after =
+        until_letters(admin, |letters| letters.iter().all(|letter| letter.status() == v1::DeadLetterStatus::Redriven))
+            .await?;
     Ok(before
         .into_iter()
         .map(|letter| DeadLetter {
-            status: after.iter().find(|after| after.id == letter.id).map_or("gone", |after| &after.status).to_owned(),
+            status: after
+                .iter()
+                .find(|after| after.id == letter.id)
+                .map_or("gone", |after| after.status().word())
+                .to_owned(),
+            reason: letter.reason().word().to_owned(),
             event_id: letter.event_id,
-            reason: letter.reason,
             attempts: letter.attempts,
         })
         .collect())
@@ -225,7 +231,7 @@ async fn until_letters(
     admin: &AdminClient,
     wanted: impl Fn(&[v1::DeadLetter]) -> bool,
 ) -> anyhow::Result<Vec<v1::DeadLetter>> {
-    let statuses = ["open", "redriving", "redriven", "resolved", "discarded", "expired"].map(str::to_owned).to_vec();
+    let statuses = v1::DeadLetterStatus::ALL.iter().map(|status| (*status).into()).collect();
     let filter = v1::DeadLetterFilter { statuses, ..Default::default() };
     let started = std::time::Instant::now();
     loop {

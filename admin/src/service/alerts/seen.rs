@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use weft_catalog::Snapshot;
 use weft_index::history::{AsOf, History, stats::Minutes};
 use weft_nats::event::OWN_SOURCE;
-use weft_proto::{ids::SubscriptionUid, v1};
+use weft_proto::{ids::SubscriptionUid, v1, words::Word as _};
 
 use super::{
     AlertOptions,
@@ -88,7 +88,8 @@ fn subscriptions(observation: &Observation, catalog: &Snapshot) -> Vec<Subscript
             name: name.clone(),
             takes_own_only: !of.sources.is_empty() && of.sources.iter().all(|source| source == OWN_SOURCE),
             paused: of.paused.then(|| of.pause_reason.clone()),
-            receiver: receiver.map(|known| (known.state(), known.state.since_ms, known.state.reason.clone())),
+            receiver: receiver
+                .map(|known| (known.state.condition().word(), known.state.since_ms, known.state.reason.clone())),
             blocked: backlog.map(|backlog| backlog.blocked_others.clone()).unwrap_or_default(),
             oldest_ms: backlog.and_then(|backlog| backlog.oldest_other_ms),
         }

@@ -20,11 +20,11 @@ use weft_nats::event::{Event, JSON, StoredEvent};
 use weft_proto::{
     ids::{EventId, InvalidId, SequenceNumber, StreamSeq, WorkflowId},
     internal, v1,
+    words::Word as _,
 };
 
 use super::mutation::{Mutation, of_edit, of_refusal};
 use crate::{
-    convert::class_name,
     deliveries::Deliveries,
     error::{Code, of_history, refuse},
     service::state::LogState,
@@ -101,7 +101,7 @@ pub(super) fn answer(test: Option<internal::TestResult>) -> v1::TestSubscription
     let internal::TestResult { delivered, outcome, http_status, message, duration_ms } = test;
     v1::TestSubscriptionResponse {
         delivered,
-        outcome,
+        outcome: v1::AttemptClass::from_word(&outcome).unwrap_or_default().into(),
         http_status,
         message,
         duration_ms,
@@ -165,7 +165,7 @@ fn result(attempt: &internal::Attempt) -> internal::TestResult {
     };
     internal::TestResult {
         delivered,
-        outcome: class_name(attempt.class()).to_owned(),
+        outcome: attempt.class().word().to_owned(),
         http_status: attempt.status,
         message,
         duration_ms: u64::try_from(attempt.ended_at_ms - attempt.started_at_ms).unwrap_or_default(),

@@ -8,9 +8,10 @@ use weft_nats::{cursor::Cursor, subject::Layout};
 use weft_proto::{
     ids::{EventId, StreamSeq, WorkflowId},
     v1,
+    words::{self, Word as _},
 };
 
-use super::{ERASED, LogState, PAGE_BYTES_MAX, named, page_size};
+use super::{LogState, PAGE_BYTES_MAX, named, page_size};
 use crate::{
     convert,
     error::{Code, of_history, refuse},
@@ -79,15 +80,15 @@ pub(super) async fn list(
         let stored_at = convert::milliseconds(listed.stored_at_ms);
         let erased = history.as_ref().is_some_and(|history| history.is_erased);
         let (status, deliveries) = match history {
-            Some(history) if erased => (ERASED.to_owned(), history.deliveries),
-            Some(history) => (history.status.as_str().to_owned(), history.deliveries),
+            Some(history) if erased => (v1::EventStatus::Erased, history.deliveries),
+            Some(history) => (history.status.message(), history.deliveries),
             // It has expired in between.
-            None => (String::new(), Vec::new()),
+            None => (v1::EventStatus::Unspecified, Vec::new()),
         };
         let event = event.map_or_else(|| without_data(listed), convert::event);
         let event = v1::Event { erased, ..event };
         let deliveries = deliveries.into_iter().map(convert::delivery_with_last_attempt).collect();
-        v1::ListedEvent { event: Some(event), status, deliveries, stored_at }
+        v1::ListedEvent { event: Some(event), status: status.into(), deliveries, stored_at }
     });
     let next_page_token = next.map(|next| token(&next, oldest_first)).unwrap_or_default();
     Ok(v1::ListEventsResponse { events: events.collect(), next_page_token, search })
@@ -123,13 +124,12 @@ async fn query_of(log: &LogState, grant: &Grant, filter: v1::ListEventsFilter) -
     let workflow = given(filter.workflow_id).map(WorkflowId::new).transpose();
     let workflow =
         workflow.map_err(|problem| refuse(Code::InvalidWorkflow, format!("filter.workflow_id {problem}")))?;
-    let statuses = filter.statuses.iter().map(|name| {
-        EventStatus::parse(name).ok_or_else(|| {
-            let known = EventStatus::ALL.map(EventStatus::as_str).join(", ");
-            refuse(Code::BadQuery, format!("filter.statuses: {name:?} is none of {known}"))
-        })
-    });
-    let statuses = statuses.collect::<Result<_, _>>()?;
+    let asked = words::values(&filter.statuses);
+    let statuses = asked.and_then(|asked| asked.into_iter().map(EventStatus::of_message).collect::<Option<_>>());
+    let statuses = statuses.ok_or_else(|| {
+        let known: Vec<_> = EventStatus::ALL.into_iter().map(|status| status.message().word()).collect();
+        refuse(Code::BadQuery, format!("filter.statuses: one is none of {}", known.join(", ")))
+    })?;
     let (mut ids, mut id_range): (Option<Vec<EventId>>, _) = (None, None);
     if !filter.event_id.is_empty() {
         match (filter.event_id.parse(), named::bounds(&filter.event_id)) {

@@ -66,7 +66,7 @@ fn dry_run(request_id: &str, selected: Vec<DeadLetter>) -> Responses {
     let each = first.clone();
     let items = selected.into_iter().map(move |dead_letter| v1::RedriveDeadLettersResponse {
         id: dead_letter.id().to_string(),
-        status: dead_letter.status.as_str().to_owned(),
+        status: v1::RedriveStatus::from(dead_letter.status).into(),
         ..each.clone()
     });
     stream::iter(std::iter::once(first).chain(items).map(Ok)).boxed()

@@ -14,7 +14,7 @@ use weft_index::history::{CommandItem, History, ItemProgress, StoredCommand};
 use weft_proto::{
     ids::{EventId, ShardId, StreamSeq, SubscriptionUid},
     internal::{self, OutcomeKind},
-    v1,
+    v1::{self, RedriveStatus},
 };
 
 use super::Responses;
@@ -57,7 +57,7 @@ impl Progress {
             commands.iter().flat_map(StoredCommand::items).map(|(place, item)| (place, dead_letter_id(item))).collect();
         let selected = u32::try_from(pending.len()).unwrap_or(u32::MAX);
         let counts = v1::RedriveDeadLettersResponse { selected, request_id, ..Default::default() };
-        let first = v1::RedriveDeadLettersResponse { status: "redriving".into(), ..counts.clone() };
+        let first = v1::RedriveDeadLettersResponse { status: RedriveStatus::Redriving.into(), ..counts.clone() };
         let changes = history.changes();
         let named = commands.iter().flat_map(StoredCommand::items);
         let names = named.map(|(place, item)| (place.uid, item.subscription_name.clone())).collect();
@@ -132,7 +132,7 @@ impl Progress {
         } else if !same_receivers(&self.waits_for, &waits_for) {
             self.waits_for.clone_from(&waits_for);
             self.ready.push_back(v1::RedriveDeadLettersResponse {
-                status: "waiting".into(),
+                status: RedriveStatus::Waiting.into(),
                 waits_for,
                 ..self.counts.clone()
             });
@@ -164,7 +164,7 @@ impl Progress {
 
 fn paused_receiver(shard: ShardId) -> v1::Receiver {
     let reason = "the subscription is paused".to_owned();
-    v1::Receiver { state: "paused".into(), reason, shard: shard.0, ..Default::default() }
+    v1::Receiver { state: v1::ReceiverCondition::Paused.into(), reason, shard: shard.0, ..Default::default() }
 }
 
 /// Whether these say the same, but for the next probe's time and the newest failure.
@@ -182,16 +182,16 @@ fn same_receivers(one: &[v1::WaitsFor], other: &[v1::WaitsFor]) -> bool {
 }
 
 /// Counts an item; its status once it is settled.
-fn count(counts: &mut v1::RedriveDeadLettersResponse, state: ItemProgress) -> Option<&'static str> {
+fn count(counts: &mut v1::RedriveDeadLettersResponse, state: ItemProgress) -> Option<RedriveStatus> {
     let (counter, status) = match state {
         ItemProgress::Pending => return None,
-        ItemProgress::NotApplicable => (&mut counts.not_applicable, "not_applicable"),
-        ItemProgress::Settled(OutcomeKind::Delivered) => (&mut counts.delivered, "redriven"),
-        ItemProgress::Settled(OutcomeKind::Discarded) => (&mut counts.failed, "discarded"),
-        ItemProgress::Settled(OutcomeKind::Resolved) => (&mut counts.failed, "resolved"),
-        ItemProgress::Settled(OutcomeKind::Cancelled) => (&mut counts.cancelled, "cancelled"),
+        ItemProgress::NotApplicable => (&mut counts.not_applicable, RedriveStatus::NotApplicable),
+        ItemProgress::Settled(OutcomeKind::Delivered) => (&mut counts.delivered, RedriveStatus::Redriven),
+        ItemProgress::Settled(OutcomeKind::Discarded) => (&mut counts.failed, RedriveStatus::Discarded),
+        ItemProgress::Settled(OutcomeKind::Resolved) => (&mut counts.failed, RedriveStatus::Resolved),
+        ItemProgress::Settled(OutcomeKind::Cancelled) => (&mut counts.cancelled, RedriveStatus::Cancelled),
         ItemProgress::Settled(OutcomeKind::DeadLettered | OutcomeKind::Unrouted | OutcomeKind::Unspecified) => {
-            (&mut counts.failed, "open")
+            (&mut counts.failed, RedriveStatus::Open)
         }
     };
     *counter += 1;

@@ -66,13 +66,13 @@ struct Included {
 }
 
 impl Included {
-    fn of(names: &[String]) -> Result<Self, Status> {
+    fn of(statuses: &[i32]) -> Result<Self, Status> {
         let mut included = Self::default();
-        for name in names {
-            match name.as_str() {
-                "discarded" => included.discarded = true,
-                "resolved" => included.resolved = true,
-                _ => return Err(refuse(Code::BadQuery, format!("include: {name:?} is not discarded or resolved"))),
+        for status in statuses {
+            match v1::DeliveryStatus::try_from(*status) {
+                Ok(v1::DeliveryStatus::Discarded) => included.discarded = true,
+                Ok(v1::DeliveryStatus::Resolved) => included.resolved = true,
+                _ => return Err(refuse(Code::BadQuery, "include: one is not DISCARDED or RESOLVED")),
             }
         }
         Ok(included)

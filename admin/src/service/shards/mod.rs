@@ -248,7 +248,7 @@ async fn show(log: &LogState, shard: ShardId) -> Result<v1::Shard, SearchError> 
     let last = async |stream: Stream| streams::state(&log.connection, &stream.name(log, shard)).await;
     let shown = v1::Shard {
         shard: shard.0,
-        state: "new".into(),
+        state: v1::ShardState::New.into(),
         events_last: last(Stream::Events).await?.last.0,
         commands_last: last(Stream::Commands).await?.last.0,
         ..Default::default()
@@ -262,7 +262,7 @@ async fn show(log: &LogState, shard: ShardId) -> Result<v1::Shard, SearchError> 
     }
     let committed = |stream: Stream| Some(show_position(stream.name(log, shard), &stream.position(&newest)));
     Ok(v1::Shard {
-        state: if problems.is_empty() { "consistent" } else { "stopped" }.into(),
+        state: if problems.is_empty() { v1::ShardState::Consistent } else { v1::ShardState::Stopped }.into(),
         problem: problems.join("; "),
         events_committed: committed(Stream::Events),
         commands_committed: committed(Stream::Commands),

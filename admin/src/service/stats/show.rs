@@ -150,9 +150,10 @@ fn subscriptions(report: &StatsReport, observed: &Observation, catalog: &Snapsho
         } else if let Some(receiver) = observed.receivers.iter().find(|receiver| receiver.uid == uid) {
             let condition = match receiver.state.condition() {
                 v1::ReceiverCondition::Held => SubscriptionCondition::Held,
-                v1::ReceiverCondition::Away | v1::ReceiverCondition::Available | v1::ReceiverCondition::Unspecified => {
-                    SubscriptionCondition::Away
-                }
+                v1::ReceiverCondition::Away
+                | v1::ReceiverCondition::Available
+                | v1::ReceiverCondition::Paused
+                | v1::ReceiverCondition::Unspecified => SubscriptionCondition::Away,
             };
             stats.condition = condition.into();
             stats.reason.clone_from(&receiver.state.reason);

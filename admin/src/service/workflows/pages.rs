@@ -11,11 +11,7 @@ use weft_proto::{
 };
 
 use super::LogState;
-use crate::{
-    convert,
-    error::of_history,
-    service::{events::ERASED, payloads::Payloads},
-};
+use crate::{convert, error::of_history, service::payloads::Payloads};
 
 /// Bytes of the events of one page: gRPC clients take 4 MiB of message where they are not told otherwise.
 const PAGE_BYTES: usize = 3 * 1024 * 1024;
@@ -73,13 +69,13 @@ pub(super) async fn read(
                 return Ok(page);
             }
             let status = if event.is_erased() {
-                ERASED
+                v1::EventStatus::Erased
             } else {
                 let known = log.history.event_at(shard, listed.seq).await.map_err(of_history)?;
-                known.map_or("pending", |known| known.status.as_str())
+                known.map_or(v1::EventStatus::Pending, |known| known.status.message())
             };
             let event = Some(convert::event(event));
-            page.events.push(v1::WorkflowEvent { status: status.to_owned(), event });
+            page.events.push(v1::WorkflowEvent { status: status.into(), event });
             page.next = Some(listed.seq);
         }
         cursor = next;

@@ -1,5 +1,7 @@
 //! The catalog as a file wants it.
 
+use weft_proto::words::Word as _;
+
 use super::*;
 
 fn wanted() -> v1::ApplyRequest {
@@ -14,7 +16,7 @@ fn wanted() -> v1::ApplyRequest {
 fn told(response: &v1::ApplyResponse) -> Vec<(&str, &str, &str)> {
     let told = |change: &v1::AppliedChange| change.diff.concat().contains("whsec_");
     assert!(!response.changes.iter().any(told), "a secret is answered");
-    response.changes.iter().map(|c| (c.kind.as_str(), c.name.as_str(), c.action.as_str())).collect()
+    response.changes.iter().map(|c| (c.kind().word(), c.name.as_str(), c.action().word())).collect()
 }
 
 /// A dry run says what comes and does nothing; the file again changes nothing; what it no longer names goes only by prune.

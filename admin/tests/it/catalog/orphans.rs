@@ -4,6 +4,7 @@ use weft_proto::{
     ids::ShardId,
     internal::{self, command::Action, subscription_change::Change},
     v1,
+    words::Word as _,
 };
 
 use super::subscription;
@@ -75,7 +76,7 @@ async fn apply_adopts_an_orphan() {
     let wanted = v1::WantedSubscription { subscription: Some(subscription("billing", URL)), start: None };
     let apply = v1::ApplyRequest { subscriptions: vec![wanted], ..Default::default() };
     let applied = mesh.admin.catalog().apply(apply).await.unwrap().into_inner();
-    assert_eq!(applied.changes[0].action, "adopted");
+    assert_eq!(applied.changes[0].action().word(), "adopted");
     let get = v1::GetSubscriptionRequest { name: "billing".into() };
     let view = mesh.admin.catalog().get_subscription(get).await.unwrap().into_inner();
     assert_eq!(view.subscription.unwrap().uid, BILLING.to_vec());

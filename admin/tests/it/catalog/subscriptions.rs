@@ -1,7 +1,7 @@
 //! Subscriptions: where they begin, who may not be called, pauses, test deliveries.
 
 use weft_catalog::Catalog;
-use weft_proto::ids::EventId;
+use weft_proto::{ids::EventId, words::Word as _};
 use weft_testkit::master_key;
 
 use super::*;
@@ -131,7 +131,7 @@ async fn a_test_delivery_is_recorded_and_not_stored() {
     let answer = client.test_subscription(test.clone()).await.unwrap().into_inner();
     assert!(answer.sent && answer.planned.is_some());
     let answer = v1::TestSubscriptionResponse { matched: false, mismatch: String::new(), planned: None, ..answer };
-    assert_eq!((answer.delivered, answer.outcome.as_str(), answer.http_status), (true, "delivered", 200));
+    assert_eq!((answer.delivered, answer.outcome().word(), answer.http_status), (true, "delivered", 200));
     assert_eq!(answer.duration_ms, 7);
     assert_eq!(client.test_subscription(test.clone()).await.unwrap().into_inner(), answer, "not delivered again");
     let other = v1::TestSubscriptionRequest { request_id: "t2".into(), ..test };

@@ -226,7 +226,7 @@ impl Tables<'_> {
                 ReceiverCondition::Away | ReceiverCondition::Held => {
                     self.receivers.insert((shard.0, &uid), &encode(state)[..])?;
                 }
-                ReceiverCondition::Available | ReceiverCondition::Unspecified => {
+                ReceiverCondition::Available | ReceiverCondition::Paused | ReceiverCondition::Unspecified => {
                     self.receivers.remove((shard.0, &uid))?;
                 }
             }

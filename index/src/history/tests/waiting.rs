@@ -6,7 +6,7 @@ use super::*;
 fn what_is_not_settled_waits_in_its_lane() {
     let index = Index::new();
     index.apply(&event_messages(1..=4));
-    let of = |catalog: &Snapshot, number| index.event(catalog, number).unwrap().status.as_str().to_owned();
+    let of = |catalog: &Snapshot, number| index.event(catalog, number).unwrap().status.message().word();
     let taking = catalog("order.*", false);
     assert_eq!(of(&taking, 1), "pending", "not matched yet");
     let failing = internal::Commit {
@@ -46,7 +46,7 @@ fn what_is_not_settled_waits_in_its_lane() {
 fn what_is_not_ordered_waits_each_in_a_lane_of_its_own() {
     let index = Index::new();
     index.apply(&event_messages(1..=4));
-    let of = |number| index.event(&catalog("order.*", false), number).unwrap().status.as_str().to_owned();
+    let of = |number| index.event(&catalog("order.*", false), number).unwrap().status.message().word();
     let own = |number, state| internal::Lane { unordered: true, ..lane(BILLING, number, number, state) };
     let lanes = vec![
         own(1, internal::LaneState::Blocked),
@@ -63,11 +63,14 @@ fn what_is_not_ordered_waits_each_in_a_lane_of_its_own() {
         let subscriptions = Subscriptions::of(&catalog("order.*", paused));
         lanes::page(&index.view(), &subscriptions, LAYOUT, &LaneFilter::default(), after, limit).unwrap()
     };
-    assert!(page(true, None, 10).lanes.iter().all(|lane| lane.state() == "paused"), "with their subscription");
+    assert!(
+        page(true, None, 10).lanes.iter().all(|lane| lane.state() == v1::LaneState::Paused),
+        "with their subscription"
+    );
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
         let found = page(false, after, 1);
-        seen.extend(found.lanes.iter().map(|lane| (lane.lane.last, lane.state())));
+        seen.extend(found.lanes.iter().map(|lane| (lane.lane.last, lane.state().word())));
         after = found.next;
         if after.is_none() {
             break;
@@ -106,9 +109,10 @@ fn receivers_that_are_away_or_held_are_listed_and_their_lanes_say_so() {
             internal::Commit { epoch, receivers, lanes, cursor: 1, ..Default::default() },
         )]));
         let view = index.view();
-        let listed: Vec<_> = receivers::all(&view).unwrap().iter().map(ReceiverHistory::state).collect();
+        let listed: Vec<_> =
+            receivers::all(&view).unwrap().iter().map(|receiver| receiver.state.condition().word()).collect();
         let page = lanes::page(&view, &subscriptions, LAYOUT, &LaneFilter::default(), None, 10).unwrap();
-        (listed, page.lanes[0].state())
+        (listed, page.lanes[0].state().word())
     };
     assert_eq!(say(1, 1, vec![]), (vec![], "open"));
     assert_eq!(say(2, 1, vec![receiver(BILLING, Away), receiver(AUDIT, Held)]).1, "away");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use super::{CommonArgs, ReasonArgs, request_id, wanted, warn_unknown_sources};
 use crate::{
@@ -41,16 +41,16 @@ pub struct ApplyArgs {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Change {
-    kind: String,
+    kind: &'static str,
     name: String,
-    action: String,
+    action: &'static str,
     diff: Vec<String>,
 }
 
 impl From<v1::AppliedChange> for Change {
     fn from(change: v1::AppliedChange) -> Self {
         let v1::AppliedChange { kind, name, action, diff } = change;
-        Self { kind, name, action, diff }
+        Self { kind: word::<v1::CatalogKind>(kind), name, action: word::<v1::CatalogAction>(action), diff }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 use tokio::time::timeout;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use crate::{
     command::{
@@ -17,9 +17,6 @@ use crate::{
 
 /// Lanes that are counted; more is said as "at least".
 const LANES_MAX: usize = 10_000;
-/// Statuses of dead letters that wait for an operator.
-const OPEN: &str = "open";
-
 /// `weft check health`.
 #[derive(Debug, clap::Args)]
 pub struct HealthArgs {
@@ -172,11 +169,11 @@ async fn find(args: AdminArgs) -> Result<Findings, Failure> {
     let answer = admin.shards().list_shards(admin.request(v1::ListShardsRequest {})).await;
     let shards = answer.map_err(|status| admin.failure(&status))?.into_inner().shards;
     findings.shards = shards.len();
-    let stopped = shards.iter().filter(|shard| shard.state == "stopped");
+    let stopped = shards.iter().filter(|shard| shard.state() == v1::ShardState::Stopped);
     findings.stopped = stopped.map(|shard| format!("shard {} is stopped: {}", shard.shard, shard.problem)).collect();
     findings.receivers = receivers(&admin).await?;
     findings.lanes_blocked = blocked(&admin).await?;
-    let filter = v1::DeadLetterFilter { statuses: vec![OPEN.to_owned()], ..Default::default() };
+    let filter = v1::DeadLetterFilter { statuses: vec![v1::DeadLetterStatus::Open.into()], ..Default::default() };
     let request = v1::DeadLetterStatsRequest { filter: Some(filter), ..Default::default() };
     let answer = admin.dead_letters().dead_letter_stats(admin.request(request)).await;
     let counts = answer.map_err(|status| admin.failure(&status))?.into_inner().counts;
@@ -196,13 +193,14 @@ async fn receivers(admin: &AdminClient) -> Result<Vec<String>, Failure> {
         // One of its shards stands for all.
         let receiver = view.receivers.into_iter().next()?;
         let name = view.subscription.map(|subscription| subscription.name).unwrap_or_default();
-        Some(format!("receiver of {name} is {}: {}", receiver.state, receiver.reason))
+        let state = word::<v1::ReceiverCondition>(receiver.state);
+        Some(format!("receiver of {name} is {state}: {}", receiver.reason))
     });
     Ok(unavailable.collect())
 }
 
 async fn blocked(admin: &AdminClient) -> Result<usize, Failure> {
-    let states = vec!["blocked".to_owned()];
+    let states = vec![v1::LaneState::Blocked.into()];
     let lanes = paging::read(LANES_MAX, PAGE_MAX, async |page_size, page_token| {
         let request = v1::ListLanesRequest { states: states.clone(), page_size, page_token, ..Default::default() };
         let answer = admin.workflows().list_lanes(admin.request(request)).await;

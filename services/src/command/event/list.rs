@@ -3,20 +3,29 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use jiff::Timestamp;
-use weft_proto::v1;
+use weft_proto::v1::{self, EventStatus};
 
 use super::super::{
     common::CommonArgs,
     output::{self, Format},
     paging::PAGE_MAX,
-    select::{EventFilterArgs, parse_moment, to_proto},
+    select::{EventFilterArgs, numbers, one_of, parse_moment, to_proto},
     terminal, view,
 };
 use crate::failure::Failure;
 
 /// Statuses of an event, and of a delivery.
-const STATUSES: [&str; 9] =
-    ["pending", "retrying", "paused", "blocked", "delivered", "dead_lettered", "resolved", "discarded", "unrouted"];
+const STATUSES: &[EventStatus] = &[
+    EventStatus::Pending,
+    EventStatus::Retrying,
+    EventStatus::Paused,
+    EventStatus::Blocked,
+    EventStatus::Delivered,
+    EventStatus::DeadLettered,
+    EventStatus::Resolved,
+    EventStatus::Discarded,
+    EventStatus::Unrouted,
+];
 
 /// `weft event list`.
 #[derive(Debug, clap::Args)]
@@ -27,8 +36,8 @@ pub struct ListArgs {
     #[arg(long, value_name = "NAME")]
     subscription: Option<String>,
     /// Only in these statuses: of the delivery to --subscription if that is given, else of the event
-    #[arg(long, value_name = "STATUS", value_delimiter = ',', value_parser = STATUSES)]
-    status: Vec<String>,
+    #[arg(long, value_name = "STATUS", value_delimiter = ',', value_parser = one_of(STATUSES))]
+    status: Vec<EventStatus>,
     /// Only with this delivery id of the sender
     #[arg(long, value_name = "ID")]
     delivery_id: Option<String>,
@@ -67,7 +76,7 @@ impl ListArgs {
             r#type,
             source,
             subscription: self.subscription.clone().unwrap_or_default(),
-            statuses: self.status.clone(),
+            statuses: numbers(&self.status),
             since: self.since.map(to_proto),
             until: self.until.map(to_proto),
             contains: self.contains.clone().unwrap_or_default(),

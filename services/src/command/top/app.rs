@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, time::Duration};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use crate::command::stats::{Stats, Subscription};
 
@@ -59,7 +59,7 @@ impl View {
 pub(super) struct LaneRow {
     pub subscription: String,
     pub workflow: String,
-    pub state: String,
+    pub state: &'static str,
     pub attempts: u32,
     pub head: String,
     pub why: String,
@@ -72,7 +72,7 @@ impl From<v1::WorkflowLane> for LaneRow {
         Self {
             subscription: lane.subscription,
             workflow: lane.workflow_id,
-            state: lane.state,
+            state: word::<v1::LaneState>(lane.state),
             attempts: lane.attempts,
             head: lane.head_event_id,
             why: pause.or(receiver).unwrap_or(lane.last_error),
@@ -84,7 +84,7 @@ impl From<v1::WorkflowLane> for LaneRow {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ShardRow {
     pub shard: u32,
-    pub state: String,
+    pub state: &'static str,
     pub worker: String,
     pub epoch: u64,
     pub last: u64,
@@ -96,7 +96,7 @@ impl From<v1::Shard> for ShardRow {
         Self {
             committed: shard.events_committed.map_or(0, |position| position.sequence),
             shard: shard.shard,
-            state: shard.state,
+            state: word::<v1::ShardState>(shard.state),
             worker: shard.worker,
             epoch: shard.epoch,
             last: shard.events_last,
@@ -324,7 +324,7 @@ fn lane(lane: &LaneRow) -> Row {
     let cells = vec![
         text(&lane.subscription),
         text(&lane.workflow),
-        text(&lane.state),
+        (lane.state.to_owned(), None),
         (lane.attempts.to_string(), Some(f64::from(lane.attempts))),
         text(&lane.head),
         text(&lane.why),
@@ -336,7 +336,7 @@ fn shard(shard: &ShardRow) -> Row {
     let number = |number: u64| (number.to_string(), Some(number as f64));
     let cells = vec![
         number(u64::from(shard.shard)),
-        (shard.state.clone(), None),
+        (shard.state.to_owned(), None),
         (shard.worker.clone(), None),
         number(shard.epoch),
         number(shard.last),
@@ -370,7 +370,7 @@ pub(super) mod tests {
         let lane = |workflow: &str, head: &str| LaneRow {
             workflow: workflow.into(),
             head: head.into(),
-            state: "blocked".into(),
+            state: "blocked",
             ..LaneRow::default()
         };
         app.lanes(vec![lane("order-2", "e2"), lane("order-1", "e1")], vec![ShardRow::default()]);

@@ -2,7 +2,7 @@
 //! and what can be done.
 
 use serde::Serialize;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use super::{Time, given, listed::said, when};
 use crate::command::output;
@@ -15,7 +15,7 @@ pub struct Explanation {
     event_id: Option<String>,
     workflow_id: String,
     /// Of the event, or of the newest one of the workflow.
-    status: String,
+    status: &'static str,
     /// In a sentence.
     summary: String,
     /// By subscription.
@@ -31,7 +31,7 @@ pub struct Explanation {
 struct Cause {
     subscription: String,
     /// Status of the delivery, or state of the lane.
-    state: String,
+    state: &'static str,
     waits_for: String,
     since: Option<Time>,
     attempts: u32,
@@ -49,6 +49,7 @@ impl Explanation {
     pub fn of_event(answer: v1::GetEventResponse, lanes: &[v1::WorkflowLane]) -> Option<Self> {
         let v1::GetEventResponse { event, status, deliveries, .. } = answer;
         let event = event?;
+        let status = word::<v1::EventStatus>(status);
         let received = when(Time::of(event.received_at.as_ref()).as_ref());
         let v1::Event { r#type, source, workflow_id, sequence_number, event_id, .. } = &event;
         let what = format!(
@@ -56,7 +57,7 @@ impl Explanation {
             r#type = r#type
         );
         let mut to_do = Vec::new();
-        let summary = match status.as_str() {
+        let summary = match status {
             "unrouted" => {
                 to_do.push("weft subscription list   shows the types and sources that each takes".to_owned());
                 to_do.push(format!("weft subscription test NAME --event {event_id}   says why one does not take it"));
@@ -85,7 +86,7 @@ impl Explanation {
         let newest = workflow.events.into_iter().next();
         let (status, number, received_at) = newest.map_or_else(Default::default, |newest| {
             let event = newest.event.unwrap_or_default();
-            (newest.status, event.sequence_number, Time::of(event.received_at.as_ref()))
+            (word::<v1::EventStatus>(newest.status), event.sequence_number, Time::of(event.received_at.as_ref()))
         });
         let id = &workflow.workflow_id;
         let newest = format!("its newest event is #{number}, received {}: {status}", when(received_at.as_ref()));
@@ -125,16 +126,18 @@ impl Explanation {
 }
 
 impl Cause {
-    fn of_delivery(event: &v1::Event, delivery: v1::DeliveryStatus, lanes: &[v1::WorkflowLane]) -> Self {
+    fn of_delivery(event: &v1::Event, delivery: v1::EventDelivery, lanes: &[v1::WorkflowLane]) -> Self {
         let id = &event.event_id;
+        let status = word::<v1::DeliveryStatus>(delivery.status);
         let last = delivery.attempts.last();
-        let receiver_said = last.filter(|last| last.outcome != "delivered").map(|last| {
-            let error = if last.error.is_empty() { &last.outcome } else { &last.error };
+        let receiver_said = last.filter(|last| last.outcome() != v1::AttemptClass::Delivered).map(|last| {
+            let outcome = word::<v1::AttemptClass>(last.outcome);
+            let error = if last.error.is_empty() { outcome } else { &last.error };
             said(error, &String::from_utf8_lossy(&last.response))
         });
         let said_at = last.and_then(|last| Time::of(last.ended_at.as_ref()));
         let mut cause = Self {
-            state: delivery.status.clone(),
+            state: status,
             waits_for: String::new(),
             since: Time::of(delivery.settled_at.as_ref()),
             attempts: delivery.attempt_count,
@@ -151,7 +154,7 @@ impl Cause {
             (None, _) => String::new(),
         };
         let name = cause.subscription.clone();
-        match delivery.status.as_str() {
+        match status {
             status @ ("delivered" | "resolved" | "discarded") => cause.waits_for = format!("nothing; {status}{by}"),
             "dead_lettered" => {
                 cause.waits_for =
@@ -173,11 +176,11 @@ impl Cause {
                 };
                 let of_lane = Self::of_lane(lane);
                 if lane.head_event_id == *id {
-                    return Self { state: delivery.status, ..of_lane };
+                    return Self { state: status, ..of_lane };
                 }
                 let behind = format!("#{} of its workflow ({})", lane.head_sequence_number, lane.head_event_id);
                 cause.waits_for = format!("{behind}, which waits for {}", of_lane.waits_for);
-                return Self { state: delivery.status, waits_for: cause.waits_for, ..of_lane };
+                return Self { state: status, waits_for: cause.waits_for, ..of_lane };
             }
         }
         cause
@@ -193,7 +196,8 @@ impl Cause {
         let receiver = lane.receiver.clone().unwrap_or_default();
         let first_failed = Time::of(lane.first_failed_at.as_ref());
         let next = Time::of(lane.next_attempt_at.as_ref());
-        let (waits_for, since, next_attempt_at, to_do) = match lane.state.as_str() {
+        let state = word::<v1::LaneState>(lane.state);
+        let (waits_for, since, next_attempt_at, to_do) = match state {
             "paused" => {
                 let pause = lane.pause.clone().unwrap_or_default();
                 let by = given(pause.operator).map(|by| format!(", paused by {by}")).unwrap_or_default();
@@ -234,7 +238,7 @@ impl Cause {
             given(lane.last_error.clone()).map(|error| said(&error, &String::from_utf8_lossy(&lane.last_response)));
         Self {
             subscription: name.clone(),
-            state: lane.state.clone(),
+            state,
             waits_for,
             since,
             attempts: lane.attempts,
@@ -267,6 +271,8 @@ impl Cause {
 
 #[cfg(test)]
 mod tests {
+    use weft_proto::words::Word as _;
+
     use super::*;
 
     fn event(id: &str, number: u64) -> v1::Event {
@@ -280,15 +286,16 @@ mod tests {
         }
     }
 
-    fn delivery(status: &str) -> v1::DeliveryStatus {
-        v1::DeliveryStatus { subscription: "billing".into(), status: status.into(), ..Default::default() }
+    fn delivery(status: &str) -> v1::EventDelivery {
+        let status = v1::DeliveryStatus::from_word(status).unwrap().into();
+        v1::EventDelivery { subscription: "billing".into(), status, ..Default::default() }
     }
 
     fn lane(state: &str) -> v1::WorkflowLane {
         v1::WorkflowLane {
             subscription: "billing".into(),
             workflow_id: "order-42".into(),
-            state: state.into(),
+            state: v1::LaneState::from_word(state).unwrap().into(),
             head_event_id: "head".into(),
             head_sequence_number: 7,
             attempts: 4,
@@ -301,8 +308,8 @@ mod tests {
 
     fn explained(id: &str, status: &str, lanes: &[v1::WorkflowLane]) -> String {
         let deliveries = if status == "unrouted" { Vec::new() } else { vec![delivery(status)] };
-        let answer =
-            v1::GetEventResponse { event: Some(event(id, 9)), status: status.into(), deliveries, ..Default::default() };
+        let status = v1::EventStatus::from_word(status).unwrap().into();
+        let answer = v1::GetEventResponse { event: Some(event(id, 9)), status, deliveries, ..Default::default() };
         Explanation::of_event(answer, lanes).unwrap().human()
     }
 
@@ -348,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_workflow_without_lanes_says_so() {
-        let newest = v1::WorkflowEvent { event: Some(event("e", 9)), status: "delivered".into() };
+        let newest = v1::WorkflowEvent { event: Some(event("e", 9)), status: v1::EventStatus::Delivered.into() };
         let workflow =
             v1::GetWorkflowResponse { workflow_id: "order-42".into(), events: vec![newest], ..Default::default() };
         let text = Explanation::of_workflow(workflow.clone(), &[], false).human();

@@ -1,7 +1,7 @@
 //! Events of a list, and the stages of one as a waterfall.
 
 use serde::Serialize;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use super::{Attempt, Delivery, Event, RESPONSE_CHARS, Time, beginning, text_or_dash, when};
 use crate::command::{
@@ -15,7 +15,7 @@ use crate::command::{
 pub struct ListedEvent {
     #[serde(flatten)]
     event: Event,
-    status: String,
+    status: &'static str,
     stored_at: Option<Time>,
     deliveries: Vec<Delivery>,
 }
@@ -25,7 +25,7 @@ impl ListedEvent {
     pub fn new(listed: v1::ListedEvent) -> Option<Self> {
         Some(Self {
             event: listed.event?.into(),
-            status: listed.status,
+            status: word::<v1::EventStatus>(listed.status),
             stored_at: Time::of(listed.stored_at.as_ref()),
             deliveries: listed.deliveries.into_iter().map(Delivery::from).collect(),
         })
@@ -44,7 +44,7 @@ impl Row for ListedEvent {
         let last = failed.filter(|attempt| attempt.error.is_some()).map(Attempt::said).next();
         vec![
             event_id.clone(),
-            self.status.clone(),
+            self.status.to_owned(),
             workflow_id.clone(),
             sequence_number.to_string(),
             r#type.clone(),
@@ -60,7 +60,7 @@ impl Row for ListedEvent {
 impl Attempt {
     /// How it ended, in the receiver's words where there are any.
     pub(super) fn said(&self) -> String {
-        said(self.error.as_deref().unwrap_or(&self.outcome), self.response.as_deref().unwrap_or_default())
+        said(self.error.as_deref().unwrap_or(self.outcome), self.response.as_deref().unwrap_or_default())
     }
 }
 
@@ -159,21 +159,21 @@ mod tests {
         v1::Event { event_id: "e".into(), received_at: at(100), ..Default::default() }
     }
 
-    fn delivery() -> v1::DeliveryStatus {
+    fn delivery() -> v1::EventDelivery {
         let attempt = v1::DeliveryAttempt {
             number: 1,
             started_at: at(120),
             connected_at: at(125),
             answered_at: at(190),
             ended_at: at(200),
-            outcome: "http_status".into(),
+            outcome: v1::AttemptClass::HttpStatus.into(),
             error: "answered 500".into(),
             response: b"{\"error\":\n \"locked\"}".to_vec(),
             ..Default::default()
         };
-        v1::DeliveryStatus {
+        v1::EventDelivery {
             subscription: "billing".into(),
-            status: "delivered".into(),
+            status: v1::DeliveryStatus::Delivered.into(),
             attempt_count: 1,
             attempts: vec![attempt],
             settled_at: at(200),

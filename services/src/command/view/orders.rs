@@ -1,7 +1,7 @@
 //! Lanes, workflows, replays and counts as the commands print them.
 
 use serde::Serialize;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use super::{Event, Receiver, Time, given, listed::said, text_or_dash, when};
 use crate::command::output::{self, Row};
@@ -12,7 +12,7 @@ use crate::command::output::{self, Row};
 pub struct Lane {
     subscription: String,
     workflow_id: String,
-    state: String,
+    state: &'static str,
     head_event_id: Option<String>,
     attempts: u32,
     next_attempt_at: Option<Time>,
@@ -72,7 +72,7 @@ impl From<v1::WorkflowLane> for Lane {
             first_failed_at: Time::of(lane.first_failed_at.as_ref()),
             subscription: lane.subscription,
             workflow_id: lane.workflow_id,
-            state: lane.state,
+            state: word::<v1::LaneState>(lane.state),
             head_event_id: given(lane.head_event_id),
             attempts: lane.attempts,
             last_error: given(lane.last_error),
@@ -110,7 +110,7 @@ impl Row for Lane {
         vec![
             self.subscription.clone(),
             self.workflow_id.clone(),
-            self.state.clone(),
+            self.state.to_owned(),
             when(since),
             text_or_dash(self.head_event_id.as_ref()),
             self.waiting_events.to_string(),
@@ -134,7 +134,7 @@ impl Lane {
     /// Why its head is not attempted now, for people; `None` where nothing keeps it.
     pub fn obstacle(&self) -> Option<String> {
         let Self { subscription, state, receiver, pause, .. } = self;
-        match (state.as_str(), receiver) {
+        match (*state, receiver) {
             ("paused", _) => {
                 let pause = pause.as_ref().map_or_else(|| "paused".to_owned(), Pause::human);
                 Some(format!("the lane is not attempted until it, or {subscription}, is resumed ({pause})"))
@@ -183,13 +183,15 @@ pub struct Workflow {
 struct WorkflowEvent {
     #[serde(flatten)]
     event: Event,
-    status: String,
+    status: &'static str,
 }
 
 impl From<v1::GetWorkflowResponse> for Workflow {
     fn from(workflow: v1::GetWorkflowResponse) -> Self {
-        let event =
-            |event: v1::WorkflowEvent| Some(WorkflowEvent { event: Event::from(event.event?), status: event.status });
+        let event = |event: v1::WorkflowEvent| {
+            let status = word::<v1::EventStatus>(event.status);
+            Some(WorkflowEvent { event: Event::from(event.event?), status })
+        };
         Self {
             workflow_id: workflow.workflow_id,
             events: workflow.events.into_iter().filter_map(event).collect(),
@@ -210,7 +212,7 @@ impl Workflow {
                 r#type.clone(),
                 source.clone(),
                 received_at,
-                event.status.clone(),
+                event.status.to_owned(),
             ]
         });
         let events = output::table(&["SEQ", "EVENT", "TYPE", "SOURCE", "RECEIVED", "STATUS"], rows);
@@ -226,7 +228,7 @@ impl Workflow {
 #[serde(rename_all = "camelCase")]
 pub struct Replay {
     id: String,
-    state: String,
+    state: &'static str,
     selected: u32,
     delivered: u32,
     failed: u32,
@@ -246,7 +248,7 @@ impl From<v1::Replay> for Replay {
             started_at: Time::of(replay.started_at.as_ref()),
             rate: replay.rate.as_ref().map(weft_catalog::fields::rate_text),
             id: replay.id,
-            state: replay.state,
+            state: word::<v1::ReplayState>(replay.state),
             selected: replay.selected,
             delivered: replay.delivered,
             failed: replay.failed,
@@ -276,7 +278,7 @@ impl Row for Replay {
 
     fn cells(&self) -> Vec<String> {
         let counts = [self.selected, self.delivered, self.failed, self.discarded, self.not_applicable, self.pending];
-        let mut cells = vec![self.id.clone(), self.state.clone()];
+        let mut cells = vec![self.id.clone(), self.state.to_owned()];
         cells.extend(counts.map(|count| count.to_string()));
         cells.extend([when(self.started_at.as_ref()), self.operator.clone(), self.reason.clone()]);
         cells
@@ -347,9 +349,9 @@ pub struct DeadLetterCount {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subscription: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) reason: Option<String>,
+    pub(crate) reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) status: Option<String>,
+    pub(crate) status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) r#type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -367,8 +369,8 @@ impl From<v1::DeadLetterCount> for DeadLetterCount {
     fn from(of: v1::DeadLetterCount) -> Self {
         Self {
             subscription: given(of.subscription),
-            reason: given(of.reason),
-            status: given(of.status),
+            reason: Some(word::<v1::DeadLetterReason>(of.reason)).filter(|reason| !reason.is_empty()),
+            status: Some(word::<v1::DeadLetterStatus>(of.status)).filter(|status| !status.is_empty()),
             r#type: given(of.r#type),
             source: given(of.source),
             workflow_id: given(of.workflow_id),
@@ -384,6 +386,11 @@ impl Row for DeadLetterCount {
 
     fn cells(&self) -> Vec<String> {
         let text = |value: &Option<String>| text_or_dash(value.as_ref());
-        vec![text(&self.subscription), text(&self.reason), text(&self.status), self.count.to_string()]
+        vec![
+            text(&self.subscription),
+            text_or_dash(self.reason.as_ref()),
+            text_or_dash(self.status.as_ref()),
+            self.count.to_string(),
+        ]
     }
 }

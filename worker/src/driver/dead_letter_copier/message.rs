@@ -11,6 +11,7 @@ use weft_nats::{
 use weft_proto::{
     ids::{Run, ShardId, StreamSeq, SubscriptionUid},
     internal, v1,
+    words::Word as _,
 };
 
 /// The copy of an event for a subscription of this name; `None` when its outcome names no subscription.
@@ -59,13 +60,8 @@ fn time(ms: i64) -> String {
 
 /// A dead letter's reason, as the contract names it.
 fn reason(reason: v1::DeadLetterReason) -> &'static str {
-    match reason {
-        v1::DeadLetterReason::Unspecified => "unknown",
-        v1::DeadLetterReason::Exhausted => "exhausted",
-        v1::DeadLetterReason::Permanent => "permanent",
-        v1::DeadLetterReason::TransformFailed => "transform_failed",
-        v1::DeadLetterReason::SchemaInvalid => "schema_invalid",
-        v1::DeadLetterReason::Skipped => "skipped",
-        v1::DeadLetterReason::Expired => "expired",
+    match reason.word() {
+        "" => "unknown",
+        word => word,
     }
 }

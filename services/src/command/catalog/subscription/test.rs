@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use weft_proto::v1;
+use weft_proto::{v1, words::word};
 
 use super::{CommonArgs, ReasonArgs, request_id};
 use crate::{
@@ -72,7 +72,7 @@ struct Planned {
 #[serde(rename_all = "camelCase")]
 struct Sent {
     delivered: bool,
-    outcome: String,
+    outcome: &'static str,
     http_status: Option<u32>,
     message: String,
     duration_ms: u64,
@@ -125,7 +125,7 @@ impl From<v1::TestSubscriptionResponse> for Tested {
         });
         let result = answer.sent.then_some(Sent {
             delivered: answer.delivered,
-            outcome: answer.outcome,
+            outcome: word::<v1::AttemptClass>(answer.outcome),
             http_status: (answer.http_status != 0).then_some(answer.http_status),
             message: answer.message,
             duration_ms: answer.duration_ms,
