@@ -28,7 +28,7 @@ use super::{
     lanes::{self, LaneFilter},
     names::Subscriptions,
     pauses::Pause,
-    receivers::{self, ReceiverHistory},
+    receivers,
     requests::{self, CommandItem, ItemProgress},
     status::{DeadLetterStatus, DeliveryStatus},
     sweep::{Expired, LaneCursor},

@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use bytes::Bytes;
 use weft_catalog::Catalog;
 use weft_nats::{connect::Connection, direct, options::LogOptions, streams::LogSpec, subject::DLQ_STREAM};
-use weft_proto::{ids::StreamSeq, v1, words::Word as _};
+use weft_proto::{ids::StreamSeq, v1};
 use weft_services::{
     apply::apply,
     command::admin::{AdminArgs, AdminClient},
@@ -26,11 +26,11 @@ fn body(number: usize) -> Bytes {
     Bytes::from(format!(r#"{{"type":"order.changed","data":{{"mail":"{MAIL}","n":{number}}}}}"#))
 }
 
-async fn status(admin: &AdminClient, id: &str) -> (&'static str, &'static str) {
+async fn status(admin: &AdminClient, id: &str) -> (String, String) {
     let request = admin.request(v1::GetEventRequest { event_id: id.to_owned(), ..Default::default() });
     let event = admin.events().get_event(request).await.unwrap().into_inner();
-    let delivery = event.deliveries.first().map(|delivery| delivery.status().word()).unwrap_or_default();
-    (event.status().word(), delivery)
+    let delivery = event.deliveries.first().map(|delivery| delivery.status.clone()).unwrap_or_default();
+    (event.status, delivery)
 }
 
 fn of_workflow(workflow: &str) -> v1::EraseEventsRequest {
@@ -66,7 +66,7 @@ async fn a_waiting_event_that_is_erased_does_not_stop_its_lane() {
     assert_eq!(erased.erased, 1);
     assert!(receiver.until(PATIENCE, |arrivals| arrivals.len() == 2).await, "the second is delivered");
     assert!(eventually(PATIENCE, async || status(&admin, &ids[1]).await.0 == "delivered").await);
-    let told = async || status(&admin, &ids[0]).await == ("erased", "dead_lettered");
+    let told = async || status(&admin, &ids[0]).await == ("erased".to_owned(), "dead_lettered".to_owned());
     assert!(eventually(PATIENCE, told).await, "{:?}", status(&admin, &ids[0]).await);
     up.stop().await.unwrap();
 }

@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn people_see_what_differs() {
         let diff = vec!["- timeout = \"15s\"".to_owned(), "+ timeout = \"30s\"".to_owned()];
-        let change = Change { kind: "subscription".into(), name: "billing".into(), action: "updated".into(), diff };
+        let change = Change { kind: "subscription", name: "billing".into(), action: "updated", diff };
         assert_eq!(
             human(&[change], true),
             "subscription billing: updated\n  - timeout = \"15s\"\n  + timeout = \"30s\"\nwould be: 0 created, 1 updated, 0 deleted"
