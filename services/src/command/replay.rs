@@ -212,7 +212,7 @@ pub async fn start(args: StartArgs) -> Result<(), Failure> {
 }
 
 fn parse_rate(text: &str) -> Result<v1::Rate, String> {
-    let rate: Rate = text.parse().map_err(|error| error.to_string())?;
+    let rate: Rate = text.parse()?;
     into_rate(rate).ok_or_else(|| "leave --rate out for no limit".to_owned())
 }
 

@@ -29,8 +29,8 @@ fn body(number: usize) -> Bytes {
 async fn status(admin: &AdminClient, id: &str) -> (String, String) {
     let request = admin.request(v1::GetEventRequest { event_id: id.to_owned(), ..Default::default() });
     let event = admin.events().get_event(request).await.unwrap().into_inner();
-    let delivery = event.deliveries.first().map(|delivery| delivery.status.clone()).unwrap_or_default();
-    (event.status, delivery)
+    let delivery = event.deliveries.first().map(|delivery| delivery.status().word().to_owned()).unwrap_or_default();
+    (event.status().word().to_owned(), delivery)
 }
 
 fn of_workflow(workflow: &str) -> v1::EraseEventsRequest {
