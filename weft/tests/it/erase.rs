@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use bytes::Bytes;
 use weft_catalog::Catalog;
 use weft_nats::{connect::Connection, direct, options::LogOptions, streams::LogSpec, subject::DLQ_STREAM};
-use weft_proto::{ids::StreamSeq, v1};
+use weft_proto::{ids::StreamSeq, v1, words::Word as _};
 use weft_services::{
     apply::apply,
     command::admin::{AdminArgs, AdminClient},
