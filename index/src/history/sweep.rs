@@ -78,6 +78,7 @@ impl Tables<'_> {
 
     fn sweep_events(&mut self, shard: ShardId, first: StreamSeq) -> Result<bool, redb::Error> {
         let swept = self.marks.get((SWEPT, shard.0))?.map_or(0, |swept| swept.value());
+        self.sweep_erased(shard, first, swept)?;
         let mut through = first.0.saturating_sub(1);
         // The record of an erased event outlives its message, and what is known of the event stays with it.
         for row in self.erased.range((shard.0, swept + 1)..(shard.0, first.0))? {
@@ -112,6 +113,31 @@ impl Tables<'_> {
         self.marks.insert((SWEPT, shard.0), through)?;
         self.sweep_postings(shard.0, through)?;
         Ok(full)
+    }
+
+    /// Removes events up to `swept` whose records of erasure have expired: a new history begins after them, and learns of them
+    /// by their records.
+    fn sweep_erased(&mut self, shard: ShardId, first: StreamSeq, swept: u64) -> Result<(), redb::Error> {
+        let mut gone = Vec::new();
+        for row in self.erased.range((shard.0, 0)..=(shard.0, swept))?.take(SWEEP_MAX) {
+            let (key, record) = row?;
+            if record.value() < first.0 {
+                gone.push(key.value().1);
+            }
+        }
+        for seq in gone {
+            self.erased.remove((shard.0, seq))?;
+            let kept = self.dead_among(shard, seq, seq)?;
+            self.remove_deliveries(shard.0, seq, seq, &kept)?;
+            let row: Option<EventRow> = if kept.is_empty() { get(&self.events, (shard.0, seq))? } else { None };
+            if let Some(row) = row {
+                self.events.remove((shard.0, seq))?;
+                if let Some(id) = EventId::from_slice(&row.id) {
+                    self.event_ids.remove(id_key(id.as_bytes(), shard.0, seq))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The events among these of which a dead letter is kept.

@@ -8,7 +8,7 @@ use weft_proto::{
 };
 
 use super::base_request_id;
-use crate::history::tables::{EventRow, SWEPT, Tables, UID_MAX, UID_MIN, decode, encode, get, id_key};
+use crate::history::tables::{EventRow, Tables, UID_MAX, UID_MIN, decode, encode, get, id_key};
 
 impl Tables<'_> {
     /// The payload of an event was erased by the record at `record`. What receivers answered may quote it.
@@ -20,9 +20,8 @@ impl Tables<'_> {
     ) -> Result<(), redb::Error> {
         let (key, event) = ((shard.0, erasure.seq.0), erasure.event);
         self.erased.insert(key, record.0)?;
-        // The event itself may have been removed before it was read. One that has expired was counted before.
-        let is_swept = self.marks.get((SWEPT, shard.0))?.is_some_and(|swept| key.1 <= swept.value());
-        if !is_swept && self.events.get(key)?.is_none() {
+        // The event itself may have been removed before it was read, also before the first event that a new history reads.
+        if self.events.get(key)?.is_none() {
             let row = EventRow { stored_at_ms: erasure.stored_at.as_millisecond(), ..EventRow::of(&event) };
             self.count_event(shard, erasure.seq.0, &row)?;
             self.changes.event(shard.0, erasure.seq.0, row.terms(), true);

@@ -6,7 +6,10 @@ use weft_nats::{
 };
 
 use super::*;
-use crate::history::stats::{self, Counts, KEPT_MINUTES, OTHER, StatsQuery, StatsReport};
+use crate::history::{
+    stats::{self, Counts, KEPT_MINUTES, OTHER, StatsQuery, StatsReport},
+    tables::SWEPT,
+};
 
 const ALL: StatsQuery = StatsQuery { from: 0, until: u64::MAX, step: u64::MAX };
 
@@ -54,9 +57,8 @@ proptest! {
     }
 }
 
-/// A history that is built after an erasure has the counts of one that has read the event: in either order of the streams.
-#[test]
-fn an_erased_event_is_counted_once_whether_it_was_read_or_not() {
+/// The record, at sequence 9, of the erasure of event 1.
+fn erasure_of_the_first() -> (StreamKind, Stored) {
     let erasure = Erasure::new(
         StoredEvent { seq: StreamSeq(1), stored_at: Timestamp::from_second(1).unwrap(), event: event(1) },
         [0; 32],
@@ -65,7 +67,28 @@ fn an_erased_event_is_counted_once_whether_it_was_read_or_not() {
     );
     let outgoing = erasure.encode(LAYOUT);
     let record = stored(9, outgoing.subject, outgoing.headers, outgoing.payload.to_vec());
-    let record = (StreamKind::Events(SHARD), record);
+    (StreamKind::Events(SHARD), record)
+}
+
+/// A history that begins after an erased event knows it for as long as the log has the record of the erasure.
+#[test]
+fn an_event_that_was_erased_before_the_first_is_known_until_its_record_goes() {
+    let index = Index::new();
+    index.write(|tables| tables.marks.insert((SWEPT, SHARD.0), 3).map(drop).unwrap());
+    apply(&index, &[erasure_of_the_first()]);
+    assert_eq!(report(&index).total.counts.accepted, 1);
+    let is_known = || index.view().events.get((SHARD.0, 1)).unwrap().is_some();
+    for (first, known) in [(4, true), (10, false)] {
+        let expired = Expired { firsts: vec![(SHARD, StreamSeq(first), StreamSeq(1))], dead_before_ms: 0 };
+        while index.write(|tables| tables.sweep(LAYOUT, &expired, &mut LaneCursor::default()).unwrap()) {}
+        assert_eq!(is_known(), known, "EVENTS begins at {first}");
+    }
+}
+
+/// A history that is built after an erasure has the counts of one that has read the event: in either order of the streams.
+#[test]
+fn an_erased_event_is_counted_once_whether_it_was_read_or_not() {
+    let record = erasure_of_the_first();
     let read = (StreamKind::Events(SHARD), event_message(1));
     let outcomes = vec![outcome(BILLING, 1, 0, OutcomeKind::Delivered, 2_000)];
     let attempts = vec![attempt(BILLING, 1, 0, 1, 0)];
