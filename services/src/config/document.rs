@@ -200,7 +200,9 @@ fn check_table(keys: &'static [Key], table: &Table, path: &KeyPath) -> Result<()
 fn coerce(shape: Shape, text: &str) -> Result<Value, String> {
     let text = text.trim();
     match shape {
-        Shape::Text | Shape::TextOrTable(_) => Ok(Value::String(text.to_owned())),
+        Shape::Text | Shape::Duration | Shape::Size | Shape::Rate | Shape::TextOrTable(_) => {
+            Ok(Value::String(text.to_owned()))
+        }
         Shape::Integer => text.parse().map(Value::Integer).map_err(|_| format!("{text:?} is not a whole number")),
         Shape::Float => text.parse().map(Value::Float).map_err(|_| format!("{text:?} is not a number")),
         Shape::Bool => text.parse().map(Value::Boolean).map_err(|_| format!("{text:?} is neither true nor false")),

@@ -6,8 +6,14 @@
 /// Shape of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Shape {
-    /// Text: names, durations, sizes, addresses, secrets.
+    /// Text: names, addresses, secrets.
     Text,
+    /// A text with a number and a unit: `300ms`, `15s`, `5m`, `8d`.
+    Duration,
+    /// A text with a number and a unit: `64KiB`, `1MiB`.
+    Size,
+    /// A text: `n/s`, `n/min`, `n/h` or `off`.
+    Rate,
     /// A whole number.
     Integer,
     /// A number.
@@ -39,7 +45,7 @@ const fn key(name: &'static str, shape: Shape) -> Key {
     Key { name, shape }
 }
 
-use Shape::{Bool, Float, Integer, List, Map, Table, Tables, Text, TextOrTable};
+use Shape::{Bool, Duration, Float, Integer, List, Map, Rate, Size, Table, Tables, Text, TextOrTable};
 
 /// The whole file.
 pub const ROOT: &[Key] = &[
@@ -49,8 +55,8 @@ pub const ROOT: &[Key] = &[
     key("traces", Table(&[key("endpoint", Text), key("sample", Float)])),
     key("ops", Table(&[key("listen", Text)])),
     key("log", Table(LOG)),
-    key("dead_letters", Table(&[key("retention", Text)])),
-    key("rejected", Table(&[key("max_bytes", Text)])),
+    key("dead_letters", Table(&[key("retention", Duration)])),
+    key("rejected", Table(&[key("max_bytes", Size)])),
     key("gateway", Table(GATEWAY)),
     key("worker", Table(WORKER)),
     key("admin", Table(&[key("listen", Text), key("token", Text), key("tls", Table(TLS))])),
@@ -76,29 +82,29 @@ const LOG: &[Key] = &[
     key("shards", Integer),
     key("replicas", Integer),
     key("fsync", Text),
-    key("retention", Text),
-    key("max_bytes", Text),
+    key("retention", Duration),
+    key("max_bytes", Size),
     key("on_full", Text),
-    key("dedup_horizon", Text),
-    key("remember_workflows", Text),
+    key("dedup_horizon", Duration),
+    key("remember_workflows", Duration),
 ];
 
 const GATEWAY: &[Key] = &[
     key("listen", Text),
-    key("max_body", Text),
+    key("max_body", Size),
     key("rate_limit", Table(RATE_LIMIT)),
     key("trusted_proxies", List),
     key("max_depth", Integer),
-    key("drain_delay", Text),
+    key("drain_delay", Duration),
     key("tls", Table(TLS)),
 ];
 
-const RATE_LIMIT: &[Key] = &[key("per_ip", Text), key("per_source", Text), key("per_key", Text)];
+const RATE_LIMIT: &[Key] = &[key("per_ip", Rate), key("per_source", Rate), key("per_key", Rate)];
 
 const TLS: &[Key] = &[key("cert", Text), key("key", Text), key("client_ca", Text)];
 
 const WORKER: &[Key] =
-    &[key("concurrency", Integer), key("lease", Text), key("allow_networks", List), key("deny_ports", List)];
+    &[key("concurrency", Integer), key("lease", Duration), key("allow_networks", List), key("deny_ports", List)];
 
 const SOURCE: &[Key] = &[
     key("name", Text),
@@ -108,10 +114,10 @@ const SOURCE: &[Key] = &[
     key("type", Table(RULE)),
     key("data", Table(&[key("pointer", Text)])),
     key("body", Text),
-    key("max_body", Text),
+    key("max_body", Size),
     key("on_id_reuse", Text),
     key("keep_headers", List),
-    key("payload_retention", Text),
+    key("payload_retention", Duration),
     key("replay_guard", Text),
     key("schema", Tables(DATA_SCHEMA)),
 ];
@@ -122,7 +128,7 @@ const DATA_SCHEMA: &[Key] =
 const VERIFY: &[Key] = &[
     key("scheme", Text),
     key("secrets", List),
-    key("tolerance", Text),
+    key("tolerance", Duration),
     key("header", Text),
     key("prefix", Text),
     key("encoding", Text),
@@ -140,7 +146,7 @@ const SUBSCRIPTION: &[Key] = &[
     key("sources", List),
     key("destination", Table(DESTINATION)),
     key("batch", Table(&[key("max_events", Integer)])),
-    key("timeout", Text),
+    key("timeout", Duration),
     key("concurrency", Integer),
     key("retry", Table(RETRY)),
     key("on_exhausted", Text),
@@ -148,7 +154,7 @@ const SUBSCRIPTION: &[Key] = &[
     key("start", Text),
     key("filter", Text),
     key("transform", Text),
-    key("rate", Text),
+    key("rate", Rate),
 ];
 
 const DESTINATION: &[Key] = &[
@@ -167,7 +173,7 @@ const DESTINATION: &[Key] = &[
     key("auth", Table(AUTH)),
     key("success", List),
     key("permanent", List),
-    key("retry_after_max", Text),
+    key("retry_after_max", Duration),
     key("subject", Text),
     key("stream", Text),
     key("creds", Text),
@@ -202,9 +208,9 @@ const OAUTH2: &[Key] =
 
 const RETRY: &[Key] = &[
     key("max_retries", Integer),
-    key("base", Text),
+    key("base", Duration),
     key("factor", Float),
-    key("max", Text),
+    key("max", Duration),
     key("jitter", Float),
     key("schedule", List),
 ];

@@ -3,6 +3,8 @@ use weft_proto::v1::{self, OnIdReuse, SchemaMode, delivery_id_rule, destination,
 
 use super::*;
 
+mod documented;
+
 const SECRET: &str = "whsec_cXVpY2tzdGFydC1zaG9wLXNlY3JldC0wMDAx";
 /// Svix's published private key.
 const PRIVATE: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
@@ -483,26 +485,4 @@ fn secrets_are_not_printed() {
     assert!(!error.contains(SECRET));
     let error = refused(&source(&format!("verify = {{ scheme = \"standard\", secrets = \"{SECRET}\" }}")));
     assert!(error.contains("several are a list of texts") && !error.contains(SECRET), "{error}");
-}
-
-/// The page for users names every key that a file may have.
-#[test]
-fn every_key_is_documented() {
-    fn names(keys: &[schema::Key], found: &mut Vec<&'static str>) {
-        for key in keys {
-            match key.shape {
-                schema::Shape::Table(inner) | schema::Shape::Tables(inner) | schema::Shape::TextOrTable(inner) => {
-                    names(inner, found);
-                }
-                _ => {}
-            }
-            found.push(key.name);
-        }
-    }
-    let page = include_str!("../../../docs/configuration.md");
-    let mut found = Vec::new();
-    names(schema::ROOT, &mut found);
-    let words: Vec<_> = page.split(|char: char| !char.is_ascii_alphanumeric() && char != '_').collect();
-    let missing: Vec<_> = found.into_iter().filter(|name| !words.contains(name)).collect();
-    assert!(missing.is_empty(), "docs/configuration.md does not name {missing:?}");
 }
