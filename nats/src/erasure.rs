@@ -111,15 +111,20 @@ pub async fn is_erased(
         return Ok(false);
     }
     let mut from = seq;
-    for _ in 0..READS_MAX * READ_MESSAGES {
-        let Some(message) = streams::leader_next(connection, &stream, &subject, from).await? else { break };
-        let erasure = Erasure::decode(layout, &message);
-        if erasure.is_some_and(|erasure| (erasure.seq, erasure.event.id) == (seq, id)) {
+    loop {
+        let page = direct::range(connection, &stream, from, &subject, READ_MESSAGES, READ_BYTES).await;
+        let mut page = page.map_err(|error| EnsureError::Unavailable(error.to_string()))?;
+        if page.is_empty() {
+            // A replica that lags may lack the newest.
+            page.extend(streams::leader_next(connection, &stream, &subject, from).await?);
+        }
+        let Some(last) = page.last() else { return Ok(false) };
+        from = last.seq.next();
+        let mut erasures = page.iter().filter_map(|message| Erasure::decode(layout, message));
+        if erasures.any(|erasure| (erasure.seq, erasure.event.id) == (seq, id)) {
             return Ok(true);
         }
-        from = message.seq.next();
     }
-    Ok(false)
 }
 
 /// Author and time of an erasure.

@@ -18,11 +18,12 @@ use weft_nats::{
     append::publish,
     commands::{ITEMS_BYTES_MAX, part_id},
     dead_letter::copied_seq,
-    direct,
+    direct::{self, DirectError},
     erasure::{Author, Erasure, RemoveError, remove},
     event::{Event, StoredEvent},
     message::Stored,
     scan::{self, Filter},
+    streams,
     subject::{self, DLQ_STREAM, REJECTED_STREAM, decode_workflow, encode_workflow},
 };
 use weft_proto::{
@@ -344,7 +345,9 @@ async fn erase_stored(log: &LogState, message: &Stored, event: Event, by: Author
 async fn stored(log: &LogState, item: &internal::ErasedItem) -> Result<Option<(Stored, Event)>, Status> {
     let Ok(workflow) = WorkflowId::new(item.workflow_id.as_str()) else { return Ok(None) };
     let stream = log.layout.events_stream(log.layout.shard_of(&workflow));
-    let message = direct::get(&log.connection, &stream, StreamSeq(item.sequence)).await.map_err(of_direct)?;
+    // A replica that lags may lack a new one, which then would be taken for erased.
+    let message = streams::leader_message(&log.connection, &stream, StreamSeq(item.sequence)).await;
+    let message = message.map_err(|error| of_direct(DirectError::Unavailable(error.to_string())))?;
     Ok(message.and_then(|message| {
         let event = Event::decode(log.layout, &message).ok().filter(|event| event.id.to_vec() == item.event_id)?;
         Some((message, event))
@@ -375,7 +378,12 @@ impl<'l> Messages<'l> {
     async fn next(&mut self) -> Result<Option<Vec<Stored>>, Status> {
         let connection = &self.log.connection;
         let read = direct::range(connection, self.stream, self.from, &self.subject, READ_MESSAGES, READ_BYTES).await;
-        let read = read.map_err(of_direct)?;
+        let mut read = read.map_err(of_direct)?;
+        if read.is_empty() {
+            // A replica that lags may lack the newest.
+            let next = streams::leader_next(connection, self.stream, &self.subject, self.from).await;
+            read.extend(next.map_err(|error| of_direct(DirectError::Unavailable(error.to_string())))?);
+        }
         let Some(last) = read.last() else { return Ok(None) };
         self.from = last.seq.next();
         Ok(Some(read))

@@ -94,9 +94,15 @@ impl Backfills {
         let (log, erasures, from) = (self.log.clone(), self.erasures.clone(), cursor.next());
         self.reading.spawn(async move {
             let stream = log.layout.events_stream(log.shard);
-            let read = log.range(&stream, ">", from, shared, READ).await;
-            let erased = erasures.of_read(cursor, &read.messages, read.known).await;
-            BackfillProgress { uid, from, read, erased }
+            let mut read = log.range(&stream, ">", from, shared, READ).await;
+            let mut found = erasures.of_read(cursor, &read.messages, read.known).await;
+            // Later records may have taken the place of those that this read needs.
+            while found.complete_to < from {
+                found = erasures.of_read(cursor, &read.messages, read.known).await;
+            }
+            read.known = read.known.min(found.complete_to);
+            read.messages.retain(|message| message.seq <= read.known);
+            BackfillProgress { uid, from, read, erased: found.events }
         });
     }
 

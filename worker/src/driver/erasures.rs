@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use weft_nats::{
     event::StoredEvent,
     message::Stored,
-    reader::{Batch, OrderedReader, ReadError},
+    reader::{OrderedReader, ReadError},
 };
 use weft_proto::ids::StreamSeq;
 
@@ -52,15 +52,30 @@ pub(super) struct EventsReader {
     erasures: Erasures,
     /// The last sequence before the next batch.
     cursor: StreamSeq,
-    /// A batch with gaps, and the look-up of what was erased in them.
-    held: Option<(Batch, AbortOnDropHandle<Vec<Arc<StoredEvent>>>)>,
+    /// Messages with gaps, and the look-up of what was erased in them.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    messages: Vec<Stored>,
+    gaps: Vec<Gap>,
+    look_up: AbortOnDropHandle<InGaps>,
+}
+
+/// Erased events, in order.
+#[derive(Debug)]
+pub(super) struct InGaps {
+    pub events: Vec<Arc<StoredEvent>>,
+    /// `events` lacks none up to here.
+    pub complete_to: StreamSeq,
 }
 
 /// Messages in stream order, and the events that were erased between them.
 #[derive(Debug)]
 pub(super) struct Arrivals {
     pub messages: Vec<Stored>,
-    /// In order. None is after the last message.
+    /// In order.
     pub erased: Vec<Arc<StoredEvent>>,
 }
 
@@ -69,17 +84,16 @@ impl Erasures {
         Self { log, found: Arc::new(Mutex::new(Found::new(StreamSeq(0)))) }
     }
 
-    /// The events that were erased where a read after `cursor` up to `through` has found none of `messages`, in order.
-    pub async fn of_read(&self, cursor: StreamSeq, messages: &[Stored], through: StreamSeq) -> Vec<Arc<StoredEvent>> {
-        let gaps = gaps(cursor, messages.iter().map(|message| message.seq), through);
-        if gaps.is_empty() { Vec::new() } else { self.in_gaps(&gaps).await }
+    /// The events that were erased where a read after `cursor` up to `through` has found none of `messages`.
+    pub async fn of_read(&self, cursor: StreamSeq, messages: &[Stored], through: StreamSeq) -> InGaps {
+        self.in_gaps(&gaps(cursor, messages.iter().map(|message| message.seq), through)).await
     }
 
-    async fn in_gaps(&self, gaps: &[Gap]) -> Vec<Arc<StoredEvent>> {
-        let (Some(first), Some(last)) = (gaps.first(), gaps.last()) else { return Vec::new() };
+    async fn in_gaps(&self, gaps: &[Gap]) -> InGaps {
+        let Some(first) = gaps.first() else { return InGaps { events: Vec::new(), complete_to: StreamSeq(u64::MAX) } };
         let stream = self.log.layout.events_stream(self.log.shard);
         let mut found = self.found.lock().await;
-        if first.first < found.from || last.last > found.complete_to {
+        if first.first < found.from || first.first > found.complete_to {
             *found = Found::new(first.first);
         }
         // The record is stored before the event is removed.
@@ -87,12 +101,16 @@ impl Erasures {
         while found.through < end {
             let Read { messages, known } = self.log.range(&stream, ">", found.through.next(), end, ERASED_READ).await;
             for (seq, event) in messages.iter().filter_map(|message| erased_event(self.log.layout, message)) {
-                found.keep(seq, event);
+                found.keep(seq, event, KEPT_MAX);
             }
             found.through = known;
         }
+        // More than are kept were erased: the caller asks again for the gaps that are left. Where records came since the last
+        // look-up, even the first gap may be one of them.
+        let complete_to = found.complete_to;
         let events = gaps.iter().flat_map(|gap| found.events.range(gap.first..=gap.last));
-        events.map(|(_, event)| Arc::clone(event)).collect()
+        let events = events.filter(|(seq, _)| **seq <= complete_to).map(|(_, event)| Arc::clone(event)).collect();
+        InGaps { events, complete_to }
     }
 }
 
@@ -102,13 +120,13 @@ impl Found {
         Self { from, through, complete_to: StreamSeq(u64::MAX), events: BTreeMap::new() }
     }
 
-    /// Keeps an event, or the oldest ones if there are too many.
-    fn keep(&mut self, seq: StreamSeq, event: StoredEvent) {
+    /// Keeps an event, or the oldest `max` if there are more.
+    fn keep(&mut self, seq: StreamSeq, event: StoredEvent, max: usize) {
         if seq < self.from || seq > self.complete_to {
             return;
         }
         self.events.insert(seq, Arc::new(event));
-        if self.events.len() > KEPT_MAX
+        if self.events.len() > max
             && let Some((dropped, _)) = self.events.pop_last()
         {
             self.complete_to = StreamSeq(dropped.0.saturating_sub(1));
@@ -139,17 +157,34 @@ impl EventsReader {
             if gaps.is_empty() {
                 return Ok(Ok(Arrivals { messages: batch.messages, erased: Vec::new() }));
             }
-            let erasures = self.erasures.clone();
-            let look_up = tokio::spawn(async move { erasures.in_gaps(&gaps).await });
-            self.held = Some((batch, AbortOnDropHandle::new(look_up)));
+            self.held = Some(self.look_up(batch.messages, gaps));
         }
-        let erased = match &mut self.held {
-            Some((_, look_up)) => look_up.await?,
-            None => Vec::new(),
+        let InGaps { events: erased, complete_to } = match &mut self.held {
+            Some(held) => (&mut held.look_up).await?,
+            None => InGaps { events: Vec::new(), complete_to: StreamSeq(u64::MAX) },
         };
-        let messages = self.held.take().map(|(batch, _)| batch.messages).unwrap_or_default();
+        let Some(Held { mut messages, gaps, .. }) = self.held.take() else {
+            return Ok(Ok(Arrivals { messages: Vec::new(), erased }));
+        };
+        let left = gaps_after(gaps, complete_to);
+        if !left.is_empty() {
+            let later = messages.split_off(messages.partition_point(|message| message.seq <= complete_to));
+            self.held = Some(self.look_up(later, left));
+        }
         Ok(Ok(Arrivals { messages, erased }))
     }
+
+    fn look_up(&self, messages: Vec<Stored>, gaps: Vec<Gap>) -> Held {
+        let (erasures, asked) = (self.erasures.clone(), gaps.clone());
+        let look_up = AbortOnDropHandle::new(tokio::spawn(async move { erasures.in_gaps(&asked).await }));
+        Held { messages, gaps, look_up }
+    }
+}
+
+/// The rest of the gaps after `complete_to`.
+fn gaps_after(gaps: Vec<Gap>, complete_to: StreamSeq) -> Vec<Gap> {
+    let left = gaps.into_iter().filter(|gap| gap.last > complete_to);
+    left.map(|gap| Gap { first: gap.first.max(complete_to.next()), ..gap }).collect()
 }
 
 /// The sequences after `cursor` up to `through` at which there is no message.
@@ -181,5 +216,28 @@ mod tests {
         assert_eq!(gaps_of(4, &[5], 8), [(6, 8)]);
         assert_eq!(gaps_of(4, &[], 6), [(5, 6)]);
         assert_eq!(gaps_of(4, &[], 4), []);
+    }
+
+    #[test]
+    fn of_too_many_events_the_oldest_are_kept() {
+        let mut found = Found::new(StreamSeq(4));
+        for seq in [9, 5, 3, 8, 6, 7] {
+            let event = weft_testkit::event("w").build();
+            let event = StoredEvent { seq: StreamSeq(seq), stored_at: jiff::Timestamp::UNIX_EPOCH, event };
+            found.keep(StreamSeq(seq), event, 3);
+        }
+        assert_eq!(found.events.keys().map(|seq| seq.0).collect::<Vec<_>>(), [5, 6, 7]);
+        assert_eq!(found.complete_to, StreamSeq(7), "8 and 9 are to be asked for again");
+    }
+
+    #[test]
+    fn a_look_up_that_ends_early_continues_where_it_ended() {
+        let gap = |first, last| Gap { first: StreamSeq(first), last: StreamSeq(last) };
+        let all = vec![gap(5, 9), gap(12, 20)];
+        assert_eq!(gaps_after(all.clone(), StreamSeq(u64::MAX)), []);
+        assert_eq!(gaps_after(all.clone(), StreamSeq(20)), []);
+        assert_eq!(gaps_after(all.clone(), StreamSeq(14)), [gap(15, 20)]);
+        assert_eq!(gaps_after(all.clone(), StreamSeq(7)), [gap(8, 9), gap(12, 20)]);
+        assert_eq!(gaps_after(all.clone(), StreamSeq(3)), all);
     }
 }

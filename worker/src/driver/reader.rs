@@ -64,6 +64,10 @@ impl Driver {
                 }
             }
         }
+        for event in erased {
+            self.match_by_newer_filters();
+            self.take_event(event)?;
+        }
         Ok(())
     }
 

@@ -329,7 +329,8 @@ async fn without_erased(log: &Log, admins: &Requests, copy: &Outgoing, event: &S
     }
     let removed = async {
         let stored = latest(&log.connection, &copy.subject).await.map_err(|error| error.to_string())?;
-        let Some(stored) = stored else { return Ok(()) };
+        // It was stored a moment ago.
+        let Some(stored) = stored else { return Err("a replica of DLQ lags".to_owned()) };
         remove_copy(admins, stored.seq).await.map_err(|error| error.to_string())
     };
     match removed.await {
