@@ -382,10 +382,6 @@ impl Lanes {
                     continue;
                 }
             }
-            if self.waits_for_slot(&key, target, now) {
-                self.advance(&key, now, actions);
-                continue;
-            }
             let revision = self.state.policy(key.subscription).map_or(0, |policy| policy.revision);
             let events = if target == Target::Head { self.batch(&key) } else { vec![event.clone()] };
             let Some(lane) = self.state.lanes.get_mut(&key) else { continue };
@@ -396,6 +392,11 @@ impl Lanes {
                 self.schedule.push_ready(key, event_bytes(&event), ended == 0);
                 continue;
             }
+            if self.waits_for_slot(&key, target, now) {
+                self.advance(&key, now, actions);
+                continue;
+            }
+            let Some(lane) = self.state.lanes.get_mut(&key) else { continue };
             let previous = match (key.event, lane.delivered) {
                 (Some(_), _) => LanePrevious::Unordered,
                 (None, Some(event)) => LanePrevious::Known(event),

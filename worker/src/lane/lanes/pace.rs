@@ -14,6 +14,9 @@ use weft_proto::ids::Run;
 use super::Lanes;
 use crate::lane::{input::LaneKey, lane::Target};
 
+/// How long an event stays in memory for its slot. One that waits longer is read again: a slow replay may have one event of each
+/// of many workflows.
+const LOADED_MAX: SignedDuration = SignedDuration::from_secs(5);
 /// How late an attempt may use its slot.
 const SLOT_LATE_MAX: SignedDuration = SignedDuration::from_secs(1);
 
@@ -48,6 +51,9 @@ impl Lanes {
         }
         pending.slot = Some(slot);
         pending.attempts.not_before = Some(slot);
+        if slot.duration_since(now) > LOADED_MAX {
+            pending.event = None;
+        }
         true
     }
 

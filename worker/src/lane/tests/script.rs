@@ -472,7 +472,8 @@ fn a_replay_with_a_rate_starts_one_attempt_an_interval() {
          load
          arrive 3@1   => attempt 3
          end 1 delivered | end 3 delivered | commit => delivered 1 of run 1, delivered 3
-         wait         => attempt 2 of run 1
+         wait         => load 2 of run 1
+         load         => attempt 2 of run 1
          crash        => load 2 of run 1
          load         => attempt 2 of run 1",
     );
