@@ -67,3 +67,22 @@ async fn numbers_go_on_when_settled_events_are_dropped() {
         assert_eq!(send(&sender_to(&fresh), &mesh.wiring, workflow, &delivery).await, number);
     }
 }
+
+/// P5: a log full of unsettled events refuses further ones, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_full_of_unsettled_events_says_so() {
+    let log = LogOptions { max_bytes: MaxBytes::Bytes(LIMIT), ..LogOptions::default() };
+    let wiring = Wiring { retry: r#"{ max_retries = 9, base = "1h", max = "1h" }"#.into(), ..Wiring::new() };
+    let mesh = Mesh::on(log, wiring, |_| Answer::now(500)).await;
+    let (sender, signing) = (mesh.sender(), mesh.wiring.signing());
+    let body = Bytes::from(format!(r#"{{"type":"order.changed","data":"{}"}}"#, "x".repeat(BODY_BYTES)));
+    for number in 1..=2 * LIMIT / BODY_BYTES as u64 {
+        let answer =
+            sender.send(SOURCE, Some("a"), &signing, &format!("a-{number}"), None, body.clone()).await.unwrap();
+        if answer.receipt().is_none() {
+            assert_eq!((answer.status, answer.code().as_deref()), (503, Some("log_full")), "{:?}", answer.detail());
+            return;
+        }
+    }
+    panic!("twice what the log holds was accepted");
+}
