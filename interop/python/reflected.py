@@ -1,6 +1,6 @@
-"""Calls every method of an admin with grpcio, by reflection alone: no generated code, no .proto file.
+"""Calls every method of an admin or a gateway with grpcio, by reflection alone: no generated code, no .proto file.
 
-    admin.py HOST:PORT KEY
+    reflected.py HOST:PORT KEY
 
 Prints a line of JSON: the methods, and what is wrong with any answer. An answer is right when it is OK, or a refusal with a
 `google.rpc.ErrorInfo`; without a key it is UNAUTHENTICATED.
@@ -27,7 +27,13 @@ def caller(channel, service, method):
     serialize, parse = message(method.input_type).SerializeToString, message(method.output_type).FromString
     path, empty = f"/{service}/{method.name}", message(method.input_type)()
     streams = method.server_streaming
-    stub = (channel.unary_stream if streams else channel.unary_unary)(path, serialize, parse)
+    if method.client_streaming:
+        open_stream = (channel.stream_stream if streams else channel.stream_unary)(path, serialize, parse)
+
+        def stub(request, **options):
+            return open_stream(iter([request]), **options)
+    else:
+        stub = (channel.unary_stream if streams else channel.unary_unary)(path, serialize, parse)
 
     def call(metadata):
         if not streams:
