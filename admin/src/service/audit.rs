@@ -9,7 +9,10 @@ use weft_proto::{
     v1::{self, audit_service_server::AuditService},
 };
 
-use super::{events::page_size, page_token, state::State};
+use super::{
+    paging::{self, page_size},
+    state::State,
+};
 use crate::{
     convert,
     error::{Code, of_history, refuse},
@@ -35,12 +38,12 @@ impl AuditService for Audit {
     ) -> Result<Response<v1::ListAuditResponse>, Status> {
         let log = self.state.log()?;
         let request = request.into_inner();
-        let before = page_token::decode_audit(&request.page_token, log.layout.shards())?;
+        let before = paging::decode_audit(&request.page_token, log.layout.shards())?;
         let limit = page_size(request.page_size, "page_size")?;
         let filter = filter_of(request)?;
         log.catch_up().await?;
         let page = log.history.audit(filter, before, limit).await.map_err(of_history)?;
-        let next_page_token = page.next.as_ref().map(page_token::encode_audit).unwrap_or_default();
+        let next_page_token = page.next.as_ref().map(paging::encode_audit).unwrap_or_default();
         let entries = page.entries.into_iter().filter_map(view).collect();
         Ok(Response::new(v1::ListAuditResponse { entries, next_page_token }))
     }

@@ -9,8 +9,7 @@ use super::{
     close_item, dead_letter_operation,
     dead_letter_query::{by_id, filter_of, limited},
     dead_letter_stats,
-    events::page_size,
-    page_token,
+    paging::{self, page_size},
     redrive::{self, Responses},
     state::State,
 };
@@ -38,13 +37,13 @@ impl DeadLetterService for DeadLetters {
         let grant = auth::grant(&request)?;
         let v1::ListDeadLettersRequest { filter, page_size: asked, page_token } = request.into_inner();
         let filter = limited(&grant, filter_of(filter.unwrap_or_default())?);
-        let after = page_token::decode(&page_token)?;
+        let after = paging::decode(&page_token)?;
         let limit = page_size(asked, "page_size")?;
         log.catch_up().await?;
         let page = log.history.dead_letters(filter, after, limit).await.map_err(of_history)?;
         Ok(Response::new(v1::ListDeadLettersResponse {
             dead_letters: page.dead_letters.into_iter().map(convert::dead_letter).collect(),
-            next_page_token: page.next.map(page_token::encode).unwrap_or_default(),
+            next_page_token: page.next.map(paging::encode).unwrap_or_default(),
         }))
     }
 

@@ -27,10 +27,6 @@ use crate::{
 mod list;
 mod named;
 
-/// Default number of events of one page.
-const LIMIT_DEFAULT: u32 = 100;
-/// Maximum number of events of one page.
-const LIMIT_MAX: u32 = 1000;
 /// Bytes of one page's data: gRPC clients take 4 MiB of message where they are not told otherwise. An event that is
 /// larger comes alone.
 const PAGE_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -87,7 +83,7 @@ impl EventService for Events {
         let grant = auth::grant(&request)?;
         let v1::EventsSinceRequest { since, filter, limit } = request.into_inner();
         let filter = auth::limited(&grant, filter_of(filter.unwrap_or_default())?);
-        let limit = page_size(limit, "limit")?;
+        let limit = super::paging::page_size(limit, "limit")?;
         let start = match since.is_empty() {
             true => scan::oldest(&log.connection, log.layout).await.map_err(of_scan)?,
             false => resolve(log, &since).await?,
@@ -168,15 +164,6 @@ fn filter_of(filter: v1::EventFilter) -> Result<Filter, Status> {
     })
 }
 
-/// How many things a page holds; 0 stands for the default.
-pub(super) fn page_size(asked: u32, field: &str) -> Result<usize, Status> {
-    match asked {
-        0 => Ok(LIMIT_DEFAULT as usize),
-        1..=LIMIT_MAX => Ok(asked as usize),
-        _ => Err(refuse(Code::BadQuery, format!("{field} = {asked} is above {LIMIT_MAX}; ask for less at a time"))),
-    }
-}
-
 /// Cuts a page to `bytes_max` of data, at least one event. A cut page continues after its last event: each shard's
 /// position is that of its last event in the page, or where the page began.
 fn cut(mut page: Page, start: Cursor, layout: Layout, bytes_max: usize) -> Page {
@@ -226,12 +213,5 @@ mod tests {
         assert_eq!((short.events.len(), short.has_more), (2, true));
         assert_eq!([2, 3, 4].map(|shard| short.next.position(ShardId(shard)).0), [6, 7, 3]);
         assert_eq!(cut(page, start, layout, 10).events.len(), 1, "a large event comes alone");
-    }
-
-    #[test]
-    fn page_sizes_have_bounds() {
-        assert_eq!(page_size(0, "limit").unwrap(), 100);
-        assert_eq!(page_size(1000, "limit").unwrap(), 1000);
-        assert!(page_size(1001, "limit").is_err());
     }
 }

@@ -67,7 +67,7 @@ mod erase;
 mod events;
 mod gateways;
 mod limits;
-mod page_token;
+mod paging;
 mod payload_retention;
 mod payloads;
 mod redrive;

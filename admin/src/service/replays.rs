@@ -17,7 +17,7 @@ use weft_proto::{
 
 use super::{
     command::{Call, cut, is_complete, without_stored},
-    page_token,
+    paging,
     state::{LogState, State},
 };
 use crate::{
@@ -138,19 +138,15 @@ impl ReplayService for Replays {
     ) -> Result<Response<v1::ListReplaysResponse>, Status> {
         let log = self.state.log()?;
         let v1::ListReplaysRequest { page_size, page_token } = request.into_inner();
-        let limit = match page_size {
-            0 => PAGE_DEFAULT,
-            1..=PAGE_MAX => page_size,
-            _ => return Err(refuse(Code::BadQuery, format!("page_size is not 1 to {PAGE_MAX}"))),
-        };
-        let after = page_token::decode_replay(&page_token)?;
+        let limit = paging::within(page_size, "page_size", PAGE_DEFAULT, PAGE_MAX)?;
+        let after = paging::decode_replay(&page_token)?;
         log.catch_up().await?;
-        let page = log.history.replays(after, limit as usize).await.map_err(of_history)?;
+        let page = log.history.replays(after, limit).await.map_err(of_history)?;
         let mut replays = Vec::with_capacity(page.request_ids.len());
         for id in &page.request_ids {
             replays.push(view(log, id, &find(log, id).await?).await?);
         }
-        let next_page_token = page.next.as_ref().map(page_token::encode_replay).unwrap_or_default();
+        let next_page_token = page.next.as_ref().map(paging::encode_replay).unwrap_or_default();
         Ok(Response::new(v1::ListReplaysResponse { replays, next_page_token }))
     }
 

@@ -15,8 +15,7 @@ use weft_proto::{
 
 use super::{
     command::Call,
-    events::page_size,
-    page_token,
+    paging::{self, page_size},
     state::{COMMAND_TIMEOUT, LogState, State},
 };
 use crate::{
@@ -106,7 +105,7 @@ impl WorkflowService for Workflows {
         let grant = auth::grant(&request)?;
         let asked = request.into_inner();
         let workflow = workflow_of(&asked.workflow_id)?;
-        let after = page_token::decode_number(&asked.page_token)?;
+        let after = paging::decode_number(&asked.page_token)?;
         let limit = page_size(asked.page_size, "page_size")?;
         let missing = || unknown(Code::NotFound, format!("no event of workflow {workflow} is kept"));
         // What a key may not see is not there.
@@ -129,7 +128,7 @@ impl WorkflowService for Workflows {
             workflow_id: workflow.as_str().to_owned(),
             events: page.events,
             lanes,
-            next_page_token: page.next.map(|last| page_token::encode_number(last.0)).unwrap_or_default(),
+            next_page_token: page.next.map(|last| paging::encode_number(last.0)).unwrap_or_default(),
         }))
     }
 
@@ -151,7 +150,7 @@ impl WorkflowService for Workflows {
             workflow_prefixes: grant.workflow_prefixes().to_vec(),
             states,
         };
-        let after = page_token::decode_lane(&asked.page_token)?;
+        let after = paging::decode_lane(&asked.page_token)?;
         let limit = page_size(asked.page_size, "page_size")?;
         log.catch_up().await?;
         let page = log.history.lanes(filter, after, limit).await.map_err(of_history)?;
@@ -159,7 +158,7 @@ impl WorkflowService for Workflows {
         for lane in page.lanes {
             lanes.push(view(log, lane).await?);
         }
-        let next_page_token = page.next.map(page_token::encode_lane).unwrap_or_default();
+        let next_page_token = page.next.map(paging::encode_lane).unwrap_or_default();
         Ok(Response::new(v1::ListLanesResponse { lanes, next_page_token }))
     }
 

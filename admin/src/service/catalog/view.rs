@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;
 use weft_catalog::{
     Revised, Snapshot,
@@ -14,10 +13,7 @@ use weft_catalog::{
 use weft_proto::v1;
 
 use super::mutation::of_refusal;
-use crate::{
-    error::{Code, refuse},
-    service::events::page_size,
-};
+use crate::service::paging::{decode_name, encode_name, page_size};
 
 /// An entry in an answer.
 pub(super) trait View: Sized {
@@ -44,19 +40,13 @@ pub(super) trait View: Sized {
     ///
     /// BAD_QUERY.
     fn page(snapshot: &Snapshot, size: u32, token: &str) -> Result<(Vec<Self>, String), Status> {
-        let (size, after) = (page_size(size, "page_size")?, name_behind(token)?);
+        let (size, after) = (page_size(size, "page_size")?, decode_name(token)?);
         let mut rest = Self::Entry::all(snapshot).values().filter(|entry| entry.value.id() > after.as_str());
         let page: Vec<_> = rest.by_ref().take(size).collect();
         let more = rest.next().is_some();
-        let next = page.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(last.value.id()));
+        let next = page.last().filter(|_| more).map(|last| encode_name(last.value.id()));
         Ok((page.into_iter().map(|entry| Self::of(snapshot, entry)).collect(), next.unwrap_or_default()))
     }
-}
-
-/// The name that the page before ended with; no name is empty.
-fn name_behind(token: &str) -> Result<String, Status> {
-    let name = URL_SAFE_NO_PAD.decode(token).ok().and_then(|name| String::from_utf8(name).ok());
-    name.ok_or_else(|| refuse(Code::BadQuery, "page_token is not valid; use a next_page_token as it was given"))
 }
 
 impl View for v1::SourceView {

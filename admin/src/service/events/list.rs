@@ -11,7 +11,8 @@ use weft_proto::{
     words::{self, Word as _},
 };
 
-use super::{LogState, PAGE_BYTES_MAX, named, page_size};
+use super::{LogState, PAGE_BYTES_MAX, named};
+use crate::service::paging::page_size;
 use crate::{
     convert,
     error::{Code, of_history, refuse},

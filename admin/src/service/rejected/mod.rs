@@ -12,7 +12,10 @@ use weft_proto::{
     v1::{self, rejected_service_server::RejectedService},
 };
 
-use super::{events::page_size, state::State};
+use super::{
+    paging::{self, page_size},
+    state::State,
+};
 use crate::{
     auth, convert,
     error::{Code, of_direct, refuse},
@@ -48,14 +51,14 @@ impl RejectedService for RejectedRequests {
         let grant = auth::grant(&request)?;
         auth::check_all_workflows(&grant)?;
         let request = request.into_inner();
-        let before = scan::decode_token(&request.page_token)?;
+        let before = paging::decode_seq(&request.page_token)?;
         let limit = page_size(request.page_size, "page_size")?;
         let filter = Filter { sources: grant.sources().to_vec(), ..filter_of(request)? };
         let mut page = scan::newest(&log.connection, &filter, before, limit).await?;
         if !grant.has(v1::Scope::Operate) {
             page.entries = page.entries.into_iter().map(withhold).collect();
         }
-        let next_page_token = page.next.map(scan::encode_token).unwrap_or_default();
+        let next_page_token = page.next.map(paging::encode_seq).unwrap_or_default();
         Ok(Response::new(v1::ListRejectedResponse { rejected: page.entries, next_page_token }))
     }
 

@@ -1,6 +1,5 @@
 //! The inbox, newest first, page by page. A stream is only read forwards, so it is read window by window from its end.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message as _;
 use tonic::Status;
 use weft_nats::{
@@ -135,34 +134,4 @@ async fn window(
 pub(super) fn decode(stored: &Stored) -> Option<Rejected> {
     let entry = Rejected::decode(stored.payload.clone()).ok()?;
     Some(Rejected { id: stored.seq.to_string(), ..entry })
-}
-
-/// The page token for what is older than a sequence. Opaque to clients.
-pub(super) fn encode_token(before: StreamSeq) -> String {
-    URL_SAFE_NO_PAD.encode(before.0.to_be_bytes())
-}
-
-/// `None` for the empty token: the first page.
-pub(super) fn decode_token(token: &str) -> Result<Option<StreamSeq>, Status> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let bytes = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| bytes.try_into().ok());
-    let refused = || refuse(Code::BadQuery, "page_token is not valid; use a next_page_token as it was given");
-    bytes.map(|bytes| Some(StreamSeq(u64::from_be_bytes(bytes)))).ok_or_else(refused)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_survives_and_anything_else_is_refused() {
-        let before = StreamSeq(4711);
-        assert_eq!(decode_token(&encode_token(before)).unwrap(), Some(before));
-        assert_eq!(decode_token("").unwrap(), None);
-        for wrong in ["x", "AAAA", "é"] {
-            assert!(decode_token(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! Page tokens: the entry after which the next page begins. Opaque to clients.
+//! Pages of lists: how many entries they have, and tokens, the entry after which the next page begins. Opaque to clients.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;
@@ -6,6 +6,11 @@ use weft_index::history::{AuditCursor, DeadLetterCursor, LaneCursor, ReplayCurso
 use weft_proto::ids::{ShardId, StreamSeq, SubscriptionUid};
 
 use crate::error::{Code, refuse};
+
+/// Default number of events of one page.
+const LIMIT_DEFAULT: u32 = 100;
+/// Maximum number of events of one page.
+const LIMIT_MAX: u32 = 1000;
 
 pub(super) fn encode(cursor: DeadLetterCursor) -> String {
     let mut bytes = Vec::with_capacity(36);
@@ -96,14 +101,69 @@ fn read<T>(token: &str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>,
     if token.is_empty() {
         return Ok(None);
     }
-    let refused = || refuse(Code::BadQuery, "page_token is not valid; use a next_page_token as it was given");
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
-    parse(&bytes).map(Some).ok_or_else(refused)
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| invalid())?;
+    parse(&bytes).map(Some).ok_or_else(invalid)
+}
+
+/// The refusal of a token.
+fn invalid() -> Status {
+    refuse(Code::BadQuery, "page_token is not valid; use a next_page_token as it was given")
+}
+
+/// How many entries a page holds; 0 stands for the default.
+pub(super) fn page_size(asked: u32, field: &str) -> Result<usize, Status> {
+    within(asked, field, LIMIT_DEFAULT, LIMIT_MAX)
+}
+
+/// As [`page_size`], of a list with smaller pages.
+pub(super) fn within(asked: u32, field: &str, default: u32, max: u32) -> Result<usize, Status> {
+    match asked {
+        0 => Ok(default as usize),
+        _ if asked <= max => Ok(asked as usize),
+        _ => Err(refuse(Code::BadQuery, format!("{field} = {asked} is above {max}; ask for less at a time"))),
+    }
+}
+
+/// The token of an entry with a name.
+pub(super) fn encode_name(name: &str) -> String {
+    URL_SAFE_NO_PAD.encode(name)
+}
+
+/// The name that the page before ended with; no name is empty.
+pub(super) fn decode_name(token: &str) -> Result<String, Status> {
+    Ok(read(token, |bytes| String::from_utf8(bytes.to_vec()).ok())?.unwrap_or_default())
+}
+
+/// The token of a message.
+pub(super) fn encode_seq(seq: StreamSeq) -> String {
+    encode_number(seq.0)
+}
+
+/// `None` for the empty token: the first page.
+pub(super) fn decode_seq(token: &str) -> Result<Option<StreamSeq>, Status> {
+    read(token, |bytes| Some(StreamSeq(u64::from_be_bytes(bytes.try_into().ok()?))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_messages_token_survives_and_anything_else_is_refused() {
+        let before = StreamSeq(4711);
+        assert_eq!(decode_seq(&encode_seq(before)).unwrap(), Some(before));
+        assert_eq!(decode_seq("").unwrap(), None);
+        for wrong in ["x", "AAAA", "é"] {
+            assert!(decode_seq(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn page_sizes_have_bounds() {
+        assert_eq!(page_size(0, "limit").unwrap(), 100);
+        assert_eq!(page_size(1000, "limit").unwrap(), 1000);
+        assert!(page_size(1001, "limit").is_err());
+    }
 
     #[test]
     fn a_token_survives_and_anything_else_is_refused() {
