@@ -94,13 +94,13 @@ fuzz:
 # Everything that must hold before a change is shown to others.
 check: lint doc test
 
+# The last: the fuzz targets have a separate lock file, which has to follow the dependencies of the workspace.
 lint:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	python3 lint/language.py
 	python3 lint/circles.py
 	python3 lint/proto.py
-	# The fuzz targets have a lock file of their own, which changes with the workspace's dependencies.
 	cargo metadata --manifest-path fuzz/Cargo.toml --locked --format-version 1 >/dev/null
 
 doc:
