@@ -27,3 +27,13 @@ export function useDraft<Draft>(stored: Draft) {
     take,
   };
 }
+
+/** The attributes of an input for one field of a draft. */
+export function textInput<Draft>(draft: Draft, set: (changes: Partial<Draft>) => void) {
+  return (key: keyof Draft) => ({
+    value: String(draft[key]),
+    onChange: (event: { target: { value: string } }) => set({ [key]: event.target.value } as Partial<Draft>),
+    spellCheck: false,
+    autoComplete: "off",
+  });
+}

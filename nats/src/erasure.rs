@@ -112,12 +112,7 @@ pub async fn is_erased(
     }
     let mut from = seq;
     loop {
-        let page = direct::range(connection, &stream, from, &subject, READ_MESSAGES, READ_BYTES).await;
-        let mut page = page.map_err(|error| EnsureError::Unavailable(error.to_string()))?;
-        if page.is_empty() {
-            // A replica that lags may lack the newest.
-            page.extend(streams::leader_next(connection, &stream, &subject, from).await?);
-        }
+        let page = streams::next_page(connection, &stream, &subject, from, (READ_MESSAGES, READ_BYTES)).await?;
         let Some(last) = page.last() else { return Ok(false) };
         from = last.seq.next();
         let mut erasures = page.iter().filter_map(|message| Erasure::decode(layout, message));

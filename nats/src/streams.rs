@@ -35,7 +35,7 @@ mod watch;
 
 pub use definition::CATALOG_HISTORY;
 use definition::Verdict;
-pub use leader::{LeaderView, Presence, leader_message, leader_next, leader_view, presence};
+pub use leader::{LeaderView, Presence, leader_message, leader_next, leader_view, next_page, presence};
 pub use lost::{check_for, ensure_for};
 pub use room::{Usage, drop_through, set_bytes_max, usage};
 pub use watch::{Used, watch_streams};

@@ -1,9 +1,9 @@
 //! The words of statuses, states, reasons, outcomes and kinds: what the command prints and takes, and what errors and metrics say.
 
 use crate::v1::{
-    AttemptClass, AuditResult, AuditTargetKind, CatalogAction, CatalogKind, DeadLetterReason, DeadLetterStatus,
-    DeliveryStatus, EventStatus, LaneState, ReceiverCondition, RedriveStatus, ReplayState, ShardState,
-    SubscriptionCondition,
+    AttemptClass, AuditResult, AuditTargetKind, CatalogAction, CatalogKind, DeadLetterOperationKind, DeadLetterReason,
+    DeadLetterStatus, DeliveryStatus, EventStatus, LaneState, ReceiverCondition, RedriveStatus, ReplayState,
+    ShardState, SubscriptionCondition,
 };
 
 /// An enumeration whose values have words: the value's name in the proto in lower case, without that of its enumeration.
@@ -83,6 +83,7 @@ words! {
         Discarded = "discarded",
         Expired = "expired",
     }
+    DeadLetterOperationKind { Redrive = "redrive", Resolve = "resolve", Discard = "discard" }
     DeadLetterReason {
         Exhausted = "exhausted",
         Permanent = "permanent",
@@ -205,6 +206,7 @@ mod tests {
         check(DeliveryStatus::as_str_name, DeliveryStatus::Unspecified);
         check(EventStatus::as_str_name, EventStatus::Unspecified);
         check(DeadLetterStatus::as_str_name, DeadLetterStatus::Unspecified);
+        check(DeadLetterOperationKind::as_str_name, DeadLetterOperationKind::Unspecified);
         check(DeadLetterReason::as_str_name, DeadLetterReason::Unspecified);
         check(RedriveStatus::as_str_name, RedriveStatus::Unspecified);
         check(AttemptClass::as_str_name, AttemptClass::Unspecified);

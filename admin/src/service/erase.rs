@@ -23,7 +23,7 @@ use weft_nats::{
     event::{Event, StoredEvent},
     message::Stored,
     scan::{self, Filter},
-    streams,
+    streams::{self, EnsureError},
     subject::{self, DLQ_STREAM, REJECTED_STREAM, decode_workflow, encode_workflow},
 };
 use weft_proto::{
@@ -347,7 +347,7 @@ async fn stored(log: &LogState, item: &internal::ErasedItem) -> Result<Option<(S
     let stream = log.layout.events_stream(log.layout.shard_of(&workflow));
     // A replica that lags may lack a new one, which then would be taken for erased.
     let message = streams::leader_message(&log.connection, &stream, StreamSeq(item.sequence)).await;
-    let message = message.map_err(|error| of_direct(DirectError::Unavailable(error.to_string())))?;
+    let message = message.map_err(of_leader)?;
     Ok(message.and_then(|message| {
         let event = Event::decode(log.layout, &message).ok().filter(|event| event.id.to_vec() == item.event_id)?;
         Some((message, event))
@@ -376,14 +376,9 @@ impl<'l> Messages<'l> {
 
     /// The next page; `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<Stored>>, Status> {
-        let connection = &self.log.connection;
-        let read = direct::range(connection, self.stream, self.from, &self.subject, READ_MESSAGES, READ_BYTES).await;
-        let mut read = read.map_err(of_direct)?;
-        if read.is_empty() {
-            // A replica that lags may lack the newest.
-            let next = streams::leader_next(connection, self.stream, &self.subject, self.from).await;
-            read.extend(next.map_err(|error| of_direct(DirectError::Unavailable(error.to_string())))?);
-        }
+        let limits = (READ_MESSAGES, READ_BYTES);
+        let read = streams::next_page(&self.log.connection, self.stream, &self.subject, self.from, limits).await;
+        let read = read.map_err(of_leader)?;
         let Some(last) = read.last() else { return Ok(None) };
         self.from = last.seq.next();
         Ok(Some(read))
@@ -413,6 +408,10 @@ async fn remove_rejected(log: &LogState, items: &[internal::ErasedItem]) -> Resu
         }
     }
     Ok(removed)
+}
+
+fn of_leader(error: EnsureError) -> Status {
+    of_direct(DirectError::Unavailable(error.to_string()))
 }
 
 /// Status of a message that was not removed.

@@ -63,7 +63,7 @@ impl EventService for Events {
         let unknown = || unknown(Code::UnknownEvent, format!("no event {named} is kept"));
         let found = log.history.event(named).await.map_err(of_history)?.ok_or_else(unknown)?;
         let event = log.event(named.event, found.shard, found.seq, found.dead_letter.as_ref()).await?;
-        // What a key may not see is not there.
+        // NOT_FOUND as well for what the key may not see.
         let seen = event.filter(|event| grant.check(&event.source, &event.workflow).is_ok());
         let event = seen.ok_or_else(unknown)?;
         let status = if event.is_erased() { v1::EventStatus::Erased } else { found.status.message() };

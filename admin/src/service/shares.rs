@@ -105,7 +105,7 @@ mod tests {
 
     /// One key takes its part only, readers leave some to operators, and a place that is given back can be taken again.
     #[test]
-    fn nobody_takes_all() {
+    fn a_share_is_left_for_other_keys_and_for_operators() {
         let shares = Shares::new("streams", Limits { total: 6, readers: 4, key: 3 });
         let place = |key: &str, is_reader| shares.place(key.to_owned(), is_reader);
         let mut held: Vec<_> = (0..3).map(|_| place("reader", true).unwrap()).collect();

@@ -108,7 +108,7 @@ impl WorkflowService for Workflows {
         let after = paging::decode_number(&asked.page_token)?;
         let limit = page_size(asked.page_size, "page_size")?;
         let missing = || unknown(Code::NotFound, format!("no event of workflow {workflow} is kept"));
-        // What a key may not see is not there.
+        // NOT_FOUND as well for what the key may not see.
         grant.check_workflow(&workflow).map_err(|_| missing())?;
         log.catch_up().await?;
         let page = pages::read(log, &grant, &workflow, StreamSeq(after), asked.newest_first, limit).await?;

@@ -12,7 +12,8 @@ import { eventPath, Link, navigate, sourcePath, to, useLocation } from "../route
 import { useSession } from "../session";
 import { apply, deliveryIdText, draftOf, kindOf, ruleText, schemeOf, secretCount, settings } from "../source";
 import { Action } from "../ui/action";
-import { Badge, Conflict, Copy, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
+import { Badge, Copy, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
+import { Editor } from "../ui/editor";
 import { SampleButton } from "../ui/sample";
 import { SecretField, Secrets, ShownOnce } from "../ui/secrets";
 import { SourceFields } from "../ui/source-fields";
@@ -91,7 +92,7 @@ function Existing({ name }: { name: string }) {
         </div>
         <div className="six stack wide-gap">
           <Definition source={source} />
-          {may("admin") && <Editor view={view} />}
+          {may("admin") && <Edit view={view} />}
         </div>
       </div>
       {deleting && (
@@ -239,49 +240,23 @@ function Definition({ source }: { source: Entry }) {
   );
 }
 
-function Editor({ view }: { view: SourceView }) {
-  const queries = useQueryClient();
+function Edit({ view }: { view: SourceView }) {
   const source = view.source as Entry;
-  const { draft, set, changed, conflict, keep, take } = useDraft(draftOf(source));
+  const form = useDraft(draftOf(source));
+  const { draft, set } = form;
   const [secret, setSecret] = useState("");
-  const [saving, setSaving] = useState(false);
   const kind = kindOf(draft.scheme);
   // The secret of one scheme is none of another's.
   const other = draft.scheme !== schemeOf(source) && kind.secret !== undefined;
   return (
-    <Panel title="Edit" tools={changed && <Badge tone="warn">not saved</Badge>}>
-      <form
-        className="body stack"
-        onSubmit={(event) => {
-          event.preventDefault();
-          setSaving(true);
-        }}
-      >
-        {conflict && <Conflict keep={keep} take={take} />}
-        <SourceFields draft={draft} set={set} secret={other && <SecretField value={secret} onChange={setSecret} canMake={kind.secret === "either"} hint={kind.hint} />} />
-        <div className="actions">
-          <button type="submit" className="primary" disabled={!changed || conflict}>
-            Save…
-          </button>
-          <button type="button" disabled={!changed} onClick={take}>
-            Undo
-          </button>
-        </div>
-      </form>
-      {saving && (
-        <Action
-          title={`Save ${source.name}`}
-          verb="Save"
-          act={async (reason, requestId) => {
-            await api.catalog.updateSource({ source: apply(source, draft, other ? secret : ""), revision: view.revision, reason, requestId });
-            await queries.invalidateQueries();
-          }}
-          onClose={() => setSaving(false)}
-        >
-          <p>It counts for requests from now on, within a second.</p>
-        </Action>
-      )}
-    </Panel>
+    <Editor
+      name={source.name}
+      draft={form}
+      save={(reason, requestId) => api.catalog.updateSource({ source: apply(source, draft, other ? secret : ""), revision: view.revision, reason, requestId })}
+      note="It counts for requests from now on, within a second."
+    >
+      <SourceFields draft={draft} set={set} secret={other && <SecretField value={secret} onChange={setSecret} canMake={kind.secret === "either"} hint={kind.hint} />} />
+    </Editor>
   );
 }
 

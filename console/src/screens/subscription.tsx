@@ -4,7 +4,7 @@ import { clone, create } from "@bufbuild/protobuf";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { api } from "../api";
-import { useDraft } from "../draft";
+import { textInput, useDraft } from "../draft";
 import { count, dateOf, durationText, textOf } from "../format";
 import { HttpFormat, OnExhausted, type Subscription as Entry, SubscriptionSchema } from "../gen/weft/v1/catalog_pb";
 import type { SubscriptionView, TestSubscriptionResponse } from "../gen/weft/v1/catalog_service_pb";
@@ -13,7 +13,8 @@ import { Link, navigate, subscriptionPath, to, useLocation } from "../router";
 import { useSession } from "../session";
 import { destinationText, FORMATS, kindOf, retryText } from "../subscription";
 import { Action } from "../ui/action";
-import { Age, Badge, Conflict, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
+import { Age, Badge, Facts, Failed, Field, Head, Loading, Panel, Text, Time } from "../ui/basics";
+import { Editor } from "../ui/editor";
 import { Payload } from "../ui/payload";
 import { SecretField, Secrets } from "../ui/secrets";
 import { Health, PauseButton } from "./subscriptions";
@@ -113,7 +114,7 @@ function Existing({ name }: { name: string }) {
             />
           )}
         </div>
-        {may("admin") && <Editor view={view} />}
+        {may("admin") && <Edit view={view} />}
       </div>
       {deleting && (
         <Action
@@ -195,12 +196,7 @@ function apply(subscription: Entry, draft: Draft): Entry {
 }
 
 function Fields({ draft, set, http, create: creating }: { draft: Draft; set: (changes: Partial<Draft>) => void; http: boolean; create?: boolean }) {
-  const text = (key: keyof Draft) => ({
-    value: String(draft[key]),
-    onChange: (event: { target: { value: string } }) => set({ [key]: event.target.value }),
-    spellCheck: false,
-    autoComplete: "off",
-  });
+  const text = textInput(draft, set);
   return (
     <div className="form">
       {http && (
@@ -248,47 +244,22 @@ function Fields({ draft, set, http, create: creating }: { draft: Draft; set: (ch
   );
 }
 
-function Editor({ view }: { view: SubscriptionView }) {
-  const queries = useQueryClient();
+function Edit({ view }: { view: SubscriptionView }) {
   const subscription = view.subscription as Entry;
-  const { draft, set, changed, conflict, keep, take } = useDraft(draftOf(subscription));
-  const [saving, setSaving] = useState(false);
+  const form = useDraft(draftOf(subscription));
+  const { draft, set } = form;
   const next = apply(subscription, draft);
   return (
-    <Panel title="Edit" className="six" tools={changed && <Badge tone="warn">not saved</Badge>}>
-      <form
-        className="body stack"
-        onSubmit={(event) => {
-          event.preventDefault();
-          setSaving(true);
-        }}
-      >
-        {conflict && <Conflict keep={keep} take={take} />}
-        <Fields draft={draft} set={set} http={kindOf(subscription.destination) === "http"} />
-        <Test draft={next} />
-        <div className="actions">
-          <button type="submit" className="primary" disabled={!changed || conflict}>
-            Save…
-          </button>
-          <button type="button" disabled={!changed} onClick={take}>
-            Undo
-          </button>
-        </div>
-      </form>
-      {saving && (
-        <Action
-          title={`Save ${subscription.name}`}
-          verb="Save"
-          act={async (reason, requestId) => {
-            await api.catalog.updateSubscription({ subscription: next, revision: view.revision, reason, requestId });
-            await queries.invalidateQueries();
-          }}
-          onClose={() => setSaving(false)}
-        >
-          <p>It counts for events from now on, within a second.</p>
-        </Action>
-      )}
-    </Panel>
+    <Editor
+      name={subscription.name}
+      className="six"
+      draft={form}
+      save={(reason, requestId) => api.catalog.updateSubscription({ subscription: next, revision: view.revision, reason, requestId })}
+      note="It counts for events from now on, within a second."
+    >
+      <Fields draft={draft} set={set} http={kindOf(subscription.destination) === "http"} />
+      <Test draft={next} />
+    </Editor>
   );
 }
 

@@ -1,6 +1,7 @@
 // The fields of a source.
 
 import type { ReactNode } from "react";
+import { textInput } from "../draft";
 import { OnIdReuse, ReplayGuard } from "../gen/weft/v1/catalog_pb";
 import { Field } from "./basics";
 import { kindOf, SCHEMES, type Scheme, type SourceDraft } from "../source";
@@ -21,12 +22,7 @@ const EXAMPLES: Record<string, string> = { pointer: "/data/orderId", header: "X-
 
 export function SourceFields({ draft, set, secret }: Props) {
   const kind = kindOf(draft.scheme);
-  const text = (key: keyof SourceDraft) => ({
-    value: String(draft[key]),
-    onChange: (event: { target: { value: string } }) => set({ [key]: event.target.value }),
-    spellCheck: false,
-    autoComplete: "off",
-  });
+  const text = textInput(draft, set);
   return (
     <div className="form">
       <Field label="Verified by" hint={draft.scheme === "none" ? "Anyone who reaches the gateway can send" : draft.scheme === "apiKey" ? "Keys with scope ingest, made under Keys" : undefined}>

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use weft_proto::ids::StreamSeq;
 
 use super::{EnsureError, StreamState, room::known, state_of};
-use crate::{connect::Connection, message::Stored};
+use crate::{connect::Connection, direct, message::Stored};
 
 /// A leader that heard from a majority of its replicas within this time is not cut off: replicas answer heartbeats once a
 /// second.
@@ -156,6 +156,27 @@ pub async fn leader_next(
 ) -> Result<Option<Stored>, EnsureError> {
     let handle = connection.jetstream().get_stream_no_info(stream).await.map_err(|error| unavailable(&error))?;
     held(handle.get_first_raw_message_by_subject(subject, from.0).await)?.map(stored).transpose()
+}
+
+/// The next messages on `subject` from `from` on, by a direct get; no message only if the leader has none either: the replica
+/// that answers may lag.
+///
+/// # Errors
+///
+/// [`EnsureError::Unavailable`].
+pub async fn next_page(
+    connection: &Connection,
+    stream: &str,
+    subject: &str,
+    from: StreamSeq,
+    (messages_max, bytes_max): (usize, usize),
+) -> Result<Vec<Stored>, EnsureError> {
+    let page = direct::range(connection, stream, from, subject, messages_max, bytes_max).await;
+    let mut page = page.map_err(|error| unavailable(&error))?;
+    if page.is_empty() {
+        page.extend(leader_next(connection, stream, subject, from).await?);
+    }
+    Ok(page)
 }
 
 fn stored(message: StreamMessage) -> Result<Stored, EnsureError> {

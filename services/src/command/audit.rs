@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use weft_proto::v1;
+use weft_proto::{v1, words::Word as _};
 
 use super::{
     common::CommonArgs,
@@ -85,7 +85,7 @@ struct Entry {
     action: String,
     reason: String,
     request_id: String,
-    result: String,
+    result: &'static str,
     targets: Vec<Target>,
     target_count: u32,
     counts: Counts,
@@ -95,7 +95,7 @@ struct Entry {
 
 #[derive(Debug, Serialize)]
 struct Target {
-    kind: String,
+    kind: &'static str,
     name: String,
 }
 
@@ -111,20 +111,12 @@ struct Counts {
     pending: u32,
 }
 
-/// The lower-case word for a value of an enum: what is behind the enum's own name.
-fn word(value: &str, prefix: &str) -> String {
-    value.strip_prefix(prefix).unwrap_or(value).to_ascii_lowercase()
-}
-
 impl From<v1::AuditEntry> for Entry {
     fn from(entry: v1::AuditEntry) -> Self {
-        let result = word(entry.result().as_str_name(), "AUDIT_RESULT_");
+        let result = entry.result().word();
         let counts = entry.counts.unwrap_or_default();
         let v1::AuditCounts { selected, done, failed, discarded, not_applicable, cancelled, pending } = counts;
-        let target = |target: v1::AuditTarget| Target {
-            kind: word(target.kind().as_str_name(), "AUDIT_TARGET_KIND_"),
-            name: target.name,
-        };
+        let target = |target: v1::AuditTarget| Target { kind: target.kind().word(), name: target.name };
         Self {
             time: Time::of(entry.time.as_ref()),
             id: entry.id,

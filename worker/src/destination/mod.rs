@@ -77,7 +77,7 @@ pub struct Delivery {
     pub lane_previous: Option<EventId>,
     /// The event's shard of the log.
     pub shard: ShardId,
-    /// The fencing epoch of the shard's owner; 0 in a test delivery, which an admin sends.
+    /// The fencing epoch of the shard's owner; 0 when an admin sends a test delivery.
     pub epoch: u64,
     /// Timeout of the attempt, connecting and reading the response included.
     pub timeout: Duration,

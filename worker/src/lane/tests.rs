@@ -52,6 +52,7 @@ mod memory;
 mod model;
 pub(super) mod mutants;
 mod record;
+mod runs;
 mod script;
 mod soak;
 mod step;

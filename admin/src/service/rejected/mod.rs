@@ -69,7 +69,7 @@ impl RejectedService for RejectedRequests {
         let sequence = parse_id(&request.into_inner().id)?;
         let unknown = || refuse(Code::NotFound, format!("no refused request {sequence} is kept"));
         let stored = direct::get(&log.connection, REJECTED_STREAM, sequence).await.map_err(of_direct)?;
-        // What a key may not see is not there.
+        // NOT_FOUND as well for what the key may not see.
         let seen = Filter { sources: grant.sources().to_vec(), ..Filter::default() };
         let entry = stored.as_ref().and_then(scan::decode).filter(|entry| seen.takes(entry)).ok_or_else(unknown)?;
         Ok(Response::new(if grant.has(v1::Scope::Operate) { entry } else { withhold(entry) }))

@@ -41,7 +41,7 @@ pub(super) struct Batch<'a> {
     pub subscription: SubscriptionUid,
     /// Shard of the log.
     pub shard: ShardId,
-    /// Epoch of its owner; 0 in a test delivery, which an admin sends.
+    /// Fencing epoch of the shard's owner; 0 when an admin sends a test delivery.
     pub epoch: u64,
     pub timeout: Duration,
     pub lease: &'a LeaseGuard,
